@@ -1,0 +1,55 @@
+"""The environment variables that every process of a run gets: no telemetry, no hubs, few threads, quiet logs.
+
+They are set before Ray, MLflow or Hugging Face are imported, because those read them at import.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+OFFLINE = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+}
+QUIET = {
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "PYTHONWARNINGS": "ignore",
+    "GLOG_minloglevel": "2",
+}
+RAY = {
+    # The controller polls its workers at this pace; 2 s by default, which each start and end would wait for.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Workers stay where the driver is, so that a relative path means the same everywhere.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+}
+MLFLOW = {
+    # The spool does the patience; a call that waits for minutes only delays what comes after it.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+THREADS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "2"}
+
+
+def run_environment(gpus: bool = False) -> dict[str, str]:
+    """What the driver sets for itself and hands to every worker; `gpus`: whether workers have any."""
+    variables = OFFLINE | QUIET | RAY | MLFLOW | THREADS
+    return variables if gpus else variables | {"DS_ACCELERATOR": "cpu"}
+
+
+def apply(variables: Mapping[str, str]) -> None:
+    """Sets `variables` in this process, where the user has not set them."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)

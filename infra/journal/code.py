@@ -1,0 +1,84 @@
+"""Digests of a step's code: the syntax trees of the modules it reaches, without comments and docstrings.
+
+A changed comment changes nothing; a changed constant, name or call does. Only modules of the step's own top-level
+package (`components`) count: what `infra/` does is held by its declared format version, so that a better tracker
+retrains nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from infra.errors import FromzeroError
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def code_digests(module: str, project: Path = PROJECT) -> dict[str, str]:
+    """32-hex digest of each module of its package that `module` reaches by import, itself included, by name.
+
+    Raises:
+        FromzeroError: `module` is not a file of the project, or a file is not Python.
+    """
+    digests: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _path(name, project)
+        if name in digests or path is None:
+            continue
+        try:
+            tree = ast.parse(path.read_text("utf-8"), filename=str(path))
+        except (OSError, SyntaxError) as error:
+            raise FromzeroError(f"{path} cannot be read as Python: {error}") from error
+        waiting.extend(_imports(tree, name, is_package=path.name == "__init__.py"))
+        digests[name] = tree_digest(tree)
+    if module not in digests:
+        raise FromzeroError(f"step code {module} is not a module under {project}")
+    return dict(sorted(digests.items()))
+
+
+def tree_digest(tree: ast.Module) -> str:
+    """32-hex digest of a syntax tree without docstrings and positions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [child for child in node.body if not _is_docstring(child)] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode("utf-8")).hexdigest()[:32]
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    """A bare string: a docstring, or one that stands below an attribute."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
+    """Names that may be modules of the same package, packages above them included (their `__init__` runs too)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = _base(node, module, is_package)
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == module.partition(".")[0]:
+                yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+
+
+def _base(node: ast.ImportFrom, module: str, is_package: bool) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = module.split(".")
+    parts = parts[: len(parts) - node.level + (1 if is_package else 0)]
+    return ".".join([*parts, node.module] if node.module else parts)
+
+
+def _path(module: str, project: Path) -> Path | None:
+    stem = project.joinpath(*module.split("."))
+    candidates = (stem.with_suffix(".py"), stem / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)

@@ -1,0 +1,22 @@
+"""The project's git commit, for the record of a run."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def commit() -> dict[str, str]:
+    """`git_commit` and `git_dirty`; empty where the project does not lie in a git checkout."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return {"git_commit": head, "git_dirty": str(bool(_git("status", "--porcelain"))).lower()}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PROJECT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,0 +1,55 @@
+"""One lock a step key: a second run that needs a step that is being made refuses, and names the holder.
+
+The lock is `flock` on a file of ROOT, so a holder that dies lets go by itself. It protects one machine, or several on
+one file system that carries flock (NFS 4 does).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from infra.errors import LockedError
+from infra.journal.process import ProcessIdentity
+from infra.storage.files import storage_error
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Holds the lock `path`; does not wait.
+
+    Args:
+        path: the lock's file; it stays.
+        what: what is locked, for the message.
+
+    Raises:
+        LockedError: somebody holds it; names them.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedError(
+                f"{what} is being made by {_holder(descriptor)}; wait for it, or stop it, then run again"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(ProcessIdentity.current().to_json()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        holder = ProcessIdentity.parse(json.loads(os.pread(descriptor, 4096, 0)))
+    except ValueError:
+        holder = None
+    return str(holder) if holder else "another process"

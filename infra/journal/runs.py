@@ -1,0 +1,93 @@
+"""The records of pipeline runs under ROOT/runs: what `status` prints, and how the runs of the dead are found."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from infra.journal.process import ProcessIdentity
+from infra.storage.files import write_json
+from infra.storage.store import Store
+
+logger = logging.getLogger(__name__)
+RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+
+class StepRecord(BaseModel):
+    """What one run did with one step."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    key: str
+    status: Literal["ran", "reused", "failed", "blocked"]
+    reasons: list[str] = []
+    run_id: str | None = None
+    """The MLflow run of the step, once MLflow has it."""
+    artifact_uri: str | None = None
+    seconds: float = 0.0
+    metrics: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
+
+
+class RunRecord(BaseModel):
+    """One pipeline run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    """Our own id: the start time and six random hex characters."""
+    pipeline: str
+    status: RunStatus
+    started_at: float
+    """Unix seconds."""
+    finished_at: float | None = None
+    process: dict[str, Any]
+    root: str
+    tracking_uri: str
+    run_id: str | None = None
+    """The MLflow run, once MLflow has it."""
+    steps: list[StepRecord] = []
+    errors: list[str] = []
+
+
+def new_run_id() -> str:
+    """A new own id, sortable by time."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+def save(store: Store, record: RunRecord) -> None:
+    """Writes the record, atomically."""
+    write_json(_path(store, record.id), record.model_dump(mode="json"))
+
+
+def load_all(store: Store) -> Iterator[RunRecord]:
+    """All readable records, newest first."""
+    for path in sorted((store.root / "runs").glob("*.json"), reverse=True):
+        try:
+            yield RunRecord.model_validate(json.loads(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            logger.warning("%s is not a run record: %s", path, error)
+
+
+def close_dead(store: Store) -> list[RunRecord]:
+    """Marks as KILLED the runs whose process is gone, and returns them, for MLflow to be told."""
+    closed = []
+    for record in load_all(store):
+        process = ProcessIdentity.parse(record.process)
+        if record.status == "RUNNING" and (process is None or process.is_dead()):
+            dead = record.model_copy(update={"status": "KILLED", "finished_at": time.time()})
+            save(store, dead)
+            closed.append(dead)
+    return closed
+
+
+def _path(store: Store, run_id: str) -> Path:
+    return store.root / "runs" / f"{run_id}.json"

@@ -1,0 +1,108 @@
+"""A step is a frozen value that points at a plain function; building one runs nothing.
+
+The function is `(config, inputs, context) -> StepOutput`. It writes its files into `context.output` and returns
+what is to be known about them. It is named by a string, so that planning imports none of what it needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.errors import FromzeroError
+from infra.journal.config import FrozenConfig
+from infra.storage.raw import RawFile
+from infra.tracking.client import StepTracker
+from infra.tracking.records import Record
+
+Scalar = float | int | str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Artifact:
+    """The finished, verified output of a step: a folder with a manifest."""
+
+    step: str
+    key: str
+    path: Path
+    metrics: Mapping[str, Scalar]
+    """What the step returned as `metrics`: deterministic."""
+    measured: Mapping[str, Scalar] = field(default_factory=dict)
+    """What the machine did when it was made: seconds, rates, memory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepContext:
+    """What a step function gets beside its config and inputs."""
+
+    step: str
+    key: str
+    output: Path
+    """A new empty folder on local disk. What it holds when the function returns becomes the artifact."""
+    work: Path
+    """A folder that outlives a kill: checkpoints, finished rungs. The same for every attempt at this key; removed
+    after the commit."""
+    raw: Mapping[str, tuple[RawFile, ...]]
+    """The raw input files by source name, resolved and digested when the run was planned."""
+    tracker: StepTracker
+    """Metrics and progress; never blocks, never raises, can be pickled into workers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepOutput:
+    """What a step function returns."""
+
+    metrics: Mapping[str, Scalar]
+    """Deterministic: a reused step prints the same again."""
+    measured: Mapping[str, Scalar] = field(default_factory=dict)
+    """What the machine did: seconds, rates, memory, restarts."""
+    records: tuple[Record, ...] = ()
+    """What MLflow is to show beside metrics: files, models, prompts, trials."""
+
+
+StepFunction = Callable[[Any, Mapping[str, Artifact], StepContext], StepOutput]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What a step holds while it runs, workers included; steps run at the same time while their sum fits."""
+
+    num_cpus: float = 1
+    num_gpus: float = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One node of the DAG."""
+
+    name: str
+    function: str
+    """`package.module:function`."""
+    config: FrozenConfig
+    inputs: Mapping[str, Step] = field(default_factory=dict)
+    raw: Mapping[str, tuple[RawFile, ...]] = field(default_factory=dict)
+    version: int = 1
+    """Raised by hand when the meaning of the result changes and the code digest does not show it."""
+    resources: Resources = field(default_factory=Resources)
+    max_retries: int = 1
+    """How often it is tried again after an infrastructure error."""
+
+    @property
+    def module(self) -> str:
+        """The module of the step's function."""
+        return self.function.partition(":")[0]
+
+    def load(self) -> StepFunction:
+        """Imports the function.
+
+        Raises:
+            FromzeroError: `function` names nothing.
+        """
+        module_name, _, name = self.function.partition(":")
+        function: StepFunction | None = getattr(importlib.import_module(module_name), name, None)
+        if function is None:
+            raise FromzeroError(f"step {self.name}: {self.function} does not exist")
+        return function

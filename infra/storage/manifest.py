@@ -1,0 +1,86 @@
+"""`manifest.json`: the last file of an artifact, with every other file's size and digest.
+
+A folder without one, or with one that does not match, is not an artifact. With `FROMZERO_SIGNING_KEY` set, a manifest
+carries an HMAC-SHA256 over its content, and one without a valid HMAC is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from infra.errors import DamagedArtifactError
+from infra.storage.files import sha256, write_json
+
+FORMAT_VERSION = 1
+NAME = "manifest.json"
+SIGNING_KEY_VARIABLE = "FROMZERO_SIGNING_KEY"
+
+
+def list_files(folder: Path) -> dict[str, dict[str, int | str]]:
+    """Size and SHA-256 of every file below `folder` but the manifest, by relative path, in order."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
+    return {
+        path.relative_to(folder).as_posix(): {"num_bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in paths
+    }
+
+
+def write(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the manifest of `folder`: `content`, the files, and the signature if a key is set. Returns it."""
+    manifest = {"format_version": FORMAT_VERSION, **content, "files": list_files(folder)}
+    signature = _signature(manifest)
+    if signature:
+        manifest["hmac_sha256"] = signature
+    write_json(folder / NAME, manifest)
+    return manifest
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest of `folder`, its signature checked, its files not.
+
+    Raises:
+        DamagedArtifactError: it is missing, not JSON, of another format version, or not signed as it must be.
+    """
+    path = folder / NAME
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        version = manifest["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedArtifactError(f"{path} is missing or damaged: {error}") from error
+    if version != FORMAT_VERSION:
+        raise DamagedArtifactError(f"{path} has format version {version}; this code reads {FORMAT_VERSION}")
+    signature = _signature(manifest)
+    if signature and not hmac.compare_digest(signature, str(manifest.get("hmac_sha256", ""))):
+        raise DamagedArtifactError(f"{path} is not signed with the key in {SIGNING_KEY_VARIABLE}")
+    return manifest
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The manifest of `folder` after every file was checked by size and digest.
+
+    Raises:
+        DamagedArtifactError: names the first file that differs.
+    """
+    manifest = read(folder)
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != entry["num_bytes"]:
+            raise DamagedArtifactError(f"{path} is missing or has another size than its manifest says")
+        if sha256(path) != entry["sha256"]:
+            raise DamagedArtifactError(f"{path} differs from its manifest (SHA-256)")
+    return manifest
+
+
+def _signature(manifest: Mapping[str, Any]) -> str | None:
+    key = os.environ.get(SIGNING_KEY_VARIABLE)
+    if not key:
+        return None
+    content = {name: value for name, value in manifest.items() if name != "hmac_sha256"}
+    message = json.dumps(content, sort_keys=True, ensure_ascii=True).encode("ascii")
+    return hmac.new(key.encode("utf-8"), message, hashlib.sha256).hexdigest()

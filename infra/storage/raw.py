@@ -1,0 +1,111 @@
+"""Raw input files: a path, folder or glob becomes files with content digests, in one order on every machine."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from infra.errors import UserError
+
+RawFormat = Literal["text", "jsonl", "parquet", "csv"]
+COMPRESSIONS = (".gz", ".zst")
+SUFFIXES: dict[str, RawFormat] = {
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".csv": "csv",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawFile:
+    """One input file. Its path says where it lies today; only digest and format count in a key."""
+
+    path: str
+    digest: str
+    """SHA-256 of the file's bytes, 64 hex characters."""
+    num_bytes: int
+    format: RawFormat
+    compression: Literal["gzip", "zstd"] | None
+
+
+def detect(path: Path, declared: RawFormat | None, where: str) -> tuple[RawFormat, Literal["gzip", "zstd"] | None]:
+    """The format and compression of `path`, from `declared` or from its name.
+
+    Raises:
+        UserError: the name tells no format and none is declared.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression: Literal["gzip", "zstd"] | None = None
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        compression = "gzip" if suffixes.pop() == ".gz" else "zstd"
+    if declared is not None:
+        return declared, compression
+    if suffixes and suffixes[-1] in SUFFIXES:
+        return SUFFIXES[suffixes[-1]], compression
+    raise UserError(
+        f"{where}: cannot tell the format of {path} from its name; known endings are "
+        f"{', '.join(SUFFIXES)} (each also with .gz or .zst); or set format to one of {', '.join(get_args(RawFormat))}"
+    )
+
+
+def resolve(pattern: str, declared: RawFormat | None, where: str) -> tuple[RawFile, ...]:
+    """The files that `pattern` (a file, a folder or a glob) names, ordered by digest, each content once.
+
+    Args:
+        pattern: where to look; relative paths count from the working directory.
+        declared: the format, if the user gave one.
+        where: the config key, for messages.
+
+    Raises:
+        UserError: nothing is there, or a format cannot be told.
+    """
+    if "://" in pattern:
+        raise UserError(f"{where}: {pattern} is not a local path; remote sources are not read yet: copy it first")
+    path = Path(pattern).expanduser()
+    if path.is_file():  # before the glob: a file may have [ or * in its name
+        found = [path]
+    elif path.is_dir():
+        found = sorted(child for child in path.rglob("*") if child.is_file() and not child.name.startswith("."))
+        found = [child for child in found if declared or _known(child)]
+    else:
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+    if not found:
+        raise UserError(f"{where}: {pattern} matches no file (looked from {Path.cwd()})")
+    files: dict[tuple[str, str], RawFile] = {}
+    for child in found:
+        format_, compression = detect(child, declared, where)
+        file = RawFile(
+            path=str(child.resolve()),
+            digest=digest_file(child, where),
+            num_bytes=child.stat().st_size,
+            format=format_,
+            compression=compression,
+        )
+        files.setdefault((file.digest, file.format), file)
+    return tuple(files[name] for name in sorted(files))
+
+
+def digest_file(path: Path, where: str = "") -> str:
+    """SHA-256 of the file's bytes, 64 hex characters.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{where + ': ' if where else ''}{path} cannot be read: {error.strerror}") from error
+
+
+def _known(path: Path) -> bool:
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in COMPRESSIONS]
+    return bool(suffixes) and suffixes[-1] in SUFFIXES

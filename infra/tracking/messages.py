@@ -1,0 +1,134 @@
+"""What MLflow is told of pipeline runs and steps, as messages for the writer.
+
+A step's messages are a function of its manifest, so the run that made it and a repair years later send the same ones
+under the same ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from infra.tracking.writer import KEY_TAG, URI_TAG
+
+Message = dict[str, Any]
+HISTORY = "metrics.jsonl"
+
+
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, leaf) of nested mappings; lists of scalars stay whole."""
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from flatten(item, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, value
+
+
+def pipeline_started(
+    run: str, pipeline: str, config: Mapping[str, Any], tags: Mapping[str, str], started_at: float
+) -> list[Message]:
+    """The pipeline's own run, with its whole config."""
+    return [
+        {"kind": "run", "id": run, "parent_id": None, "name": f"{pipeline} {run}", "start_time": _milliseconds(started_at),
+         "tags": {"fromzero.pipeline": pipeline, **tags}, "parameters": {k: v for k, v in flatten(config) if v is not None}},
+        {"kind": "text", "id": run, "name": "config.json", "text": json.dumps(config, ensure_ascii=False, indent=1)},
+    ]
+
+
+def run_ended(own_id: str, status: str, ended_at: float) -> Message:
+    """Closes a run."""
+    return {"kind": "end", "id": own_id, "status": status, "end_time": _milliseconds(ended_at)}
+
+
+def step_started(
+    run: str, step: str, key: str, config: Mapping[str, Any], inputs: Mapping[str, Any], raw: Mapping[str, Any],
+    root: Path, started_at: float, tags: Mapping[str, str],
+) -> list[Message]:
+    """A step's run, below the pipeline's, with its config and its inputs by digest."""
+    own_id = f"{run}/{step}"
+    datasets = [
+        {"name": entry["step"], "digest": entry["key"], "context": name,
+         "source": str(root / "artifacts" / entry["step"] / entry["key"])}
+        for name, entry in inputs.items()
+    ]
+    datasets += [
+        {"name": f"{source}:{Path(file['path']).name}"[:100], "digest": file["sha256"][:32], "context": "raw",
+         "source": file["path"]}
+        for source, files in raw.items()
+        for file in files
+    ]
+    messages: list[Message] = [
+        {"kind": "run", "id": own_id, "parent_id": run, "name": step, "start_time": _milliseconds(started_at),
+         "tags": {KEY_TAG: key, "fromzero.step": step, **tags},
+         "parameters": {k: v for k, v in flatten(config) if v is not None}},
+        {"kind": "text", "id": own_id, "name": "config.json", "text": json.dumps(config, ensure_ascii=False, indent=1)},
+    ]
+    if datasets:
+        messages.append({"kind": "datasets", "id": own_id, "datasets": datasets})
+    return messages
+
+
+def step_finished(run: str, manifest: Mapping[str, Any], folder: Path) -> list[Message]:
+    """What a finished step has to show: its metrics, files, models, prompts, cost; then its end."""
+    own_id, key = f"{run}/{manifest['step']}", manifest["key"]
+    now = _milliseconds(manifest["finished_at"])
+    step = int(manifest["metrics"].get("steps") or 0)
+    numbers = {
+        name: value
+        for name, value in {**manifest["measured"], **manifest["metrics"]}.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    words = {n: v for n, v in manifest["metrics"].items() if isinstance(v, str)}
+    messages: list[Message] = [
+        {"kind": "metrics", "id": own_id, "points": [[name, value, step, now] for name, value in numbers.items()]},
+        {"kind": "tags", "id": own_id, "tags": {URI_TAG: folder.as_uri(), **words}},
+        {"kind": "file", "id": own_id, "path": str(folder / "manifest.json"), "folder": ""},
+    ]
+    for record in manifest["records"]:
+        if record["type"] == "file":
+            messages.append({"kind": "file", "id": own_id, "path": str(folder / record["path"]),
+                             "folder": record["folder"]})
+        elif record["type"] == "model":
+            messages.append({"kind": "model", "id": own_id, "record": record, "key": key, "time": now,
+                             "path": str(folder / record["path"])})
+        elif record["type"] == "prompt":
+            messages.append({"kind": "prompt", "id": own_id, "record": record, "key": key})
+    messages.append(run_ended(own_id, "FINISHED", manifest["finished_at"]))
+    return messages
+
+
+def repair(manifest: Mapping[str, Any], folder: Path, root: Path) -> Message:
+    """Brings back into MLflow a finished step that MLflow does not know: a new server, or a lost database."""
+    run = manifest["made_by_run"]
+    started = step_started(
+        run, manifest["step"], manifest["key"], manifest["config"], manifest["inputs"], manifest["raw"], root,
+        manifest["started_at"], manifest["tags"],
+    )
+    return {
+        "kind": "repair",
+        "id": f"{run}/{manifest['step']}",
+        "key": manifest["key"],
+        "messages": [*started, *_history(run, manifest, folder), *step_finished(run, manifest, folder)],
+    }
+
+
+def _history(run: str, manifest: Mapping[str, Any], folder: Path) -> Iterator[Message]:
+    path = folder / HISTORY
+    if not path.exists():
+        return
+    points = []
+    for line in path.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        step = int(row.get("step", 0))
+        points += [
+            [name, value, step, _milliseconds(manifest["started_at"])]
+            for name, value in row.items()
+            if name != "step" and isinstance(value, int | float)
+        ]
+    yield {"kind": "metrics", "id": f"{run}/{manifest['step']}", "points": points}
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -1,0 +1,212 @@
+"""The run's tracker: takes messages, writes them to the spool at once, and uploads in the background.
+
+`receive` costs a line on disk. The upload runs in a thread with a circuit breaker: a server that is away is tried
+again after 1, 2, 4 ... 30 s. A new SQLite store is made under the writer's lock, because two processes that make one
+at the same time break it for good (MLflow 3.17).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.errors import LockedError
+from infra.journal.lock import exclusive
+from infra.tracking.spool import Spool
+from infra.tracking.writer import Writer, is_permanent
+
+logger = logging.getLogger(__name__)
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Destination:
+    """Which MLflow, and where its small artifacts go."""
+
+    uri: str
+    experiment: str
+    artifact_location: str | None
+    """Only for a store of our own; a server decides for itself."""
+
+    def open(self) -> Writer:
+        """Connects; makes the database and the experiment if they are not there."""
+        return Writer(self.uri, self.experiment, self.artifact_location)
+
+
+@dataclass(kw_only=True, slots=True)
+class Delivery:
+    """How the delivery of one spool stands."""
+
+    complete: bool
+    pending_bytes: int
+    error: str | None = None
+    rejected: int = 0
+    run_ids: dict[str, str] = field(default_factory=dict)
+
+
+class Uploader:
+    """Delivers one spool to one destination."""
+
+    def __init__(self, spool: Spool, destination: Destination, lock_path: Path) -> None:
+        self.spool = spool
+        self.destination = destination
+        self.lock_path = lock_path
+        self.error: str | None = None
+        self.rejected = 0
+        self.run_ids: dict[str, str] = {}
+        self._writer: Writer | None = None
+
+    def deliver(self, *, final: bool = False) -> bool:
+        """Delivers what is there; True if nothing is left. Keeps the reason in `error` otherwise."""
+        if not self.spool.pending_bytes and self._writer:
+            return True
+        try:
+            with exclusive(self.lock_path, "the MLflow store"):
+                return self._deliver(final)
+        except LockedError:
+            self.error = "another process is writing to the same MLflow store"
+            return False
+        except Exception as error:  # telemetry boundary: whatever MLflow raises, the spool keeps the messages
+            self.error = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            logger.debug("delivery failed", exc_info=True)
+            return False
+
+    def _deliver(self, final: bool) -> bool:
+        if self._writer is None:
+            self._writer = self.destination.open()
+        while True:
+            messages, position = self.spool.read(final=final)
+            if not messages:
+                self.spool.advance(position)
+                self.error = None
+                return self.spool.pending_bytes == 0
+            for message in _merged(messages):
+                try:
+                    self._writer.apply(message)
+                except Exception as error:
+                    if not is_permanent(error):
+                        raise
+                    self.rejected += 1
+                    logger.warning("MLflow refuses a message of kind %s: %s", message["kind"], error)
+                    self.spool.reject(message, error)
+            self.spool.advance(position)
+            self.run_ids = dict(self._writer.run_ids)
+
+    def state(self) -> Delivery:
+        """How it stands."""
+        pending = self.spool.pending_bytes
+        return Delivery(
+            complete=pending == 0, pending_bytes=pending, error=self.error, rejected=self.rejected,
+            run_ids=dict(self.run_ids),
+        )
+
+
+class Tracker:
+    """One pipeline run's tracker. Threads may call it; one process only."""
+
+    def __init__(self, run: str, spool_folder: Path, destination: Destination) -> None:
+        self.run = run
+        self.spool = Spool(spool_folder / f"{run}.jsonl")
+        self.uploader = Uploader(self.spool, destination, spool_folder / "writer.lock")
+        self.progress: dict[str, dict[str, Any]] = {}
+        self._last_step: dict[tuple[str, str], int] = {}
+        self._trials: dict[str, int] = {}
+        self._wake = threading.Event()
+        self._stop = False
+        self._spool_error: str | None = None
+        self._thread = threading.Thread(target=self._upload, name="mlflow-upload", daemon=True)
+        self._thread.start()
+
+    def receive(self, kind: str, step: str, payload: Mapping[str, Any]) -> None:
+        """Takes a message of a step: `metrics`, `trial` or `progress` (see `client.StepTracker`)."""
+        own_id = f"{self.run}/{step}"
+        if kind == "progress":
+            self.progress[step] = dict(payload)
+        elif kind == "metrics":
+            self._points(own_id, payload["metrics"], payload["step"], payload["time"])
+        elif kind == "trial":
+            self._trial(own_id, payload["trial"])
+
+    def put(self, message: Mapping[str, Any]) -> None:
+        """Spools a message for the writer as it is."""
+        try:
+            self.spool.append(message)
+        except OSError as error:  # telemetry boundary: a full disk is the run's error to report, not the tracker's
+            self._spool_error = str(error)
+            return
+        self._wake.set()
+
+    def flush(self, timeout_seconds: float) -> Delivery:
+        """Waits until all is delivered, or the time is up."""
+        deadline = time.monotonic() + timeout_seconds
+        self.spool.sync()
+        self._wake.set()
+        while time.monotonic() < deadline and (self.spool.pending_bytes or not self.uploader._writer):
+            time.sleep(0.05)
+        state = self.uploader.state()
+        state.error = self._spool_error or state.error
+        if not state.complete and state.error is None:
+            state.error = f"{self.uploader.destination.uri} has not answered yet"
+        return state
+
+    def close(self) -> None:
+        """Stops the upload thread; removes the spool if nothing is left in it."""
+        self._stop = True
+        self._wake.set()
+        self._thread.join(timeout=60)
+        if not self.spool.pending_bytes:
+            self.spool.remove()
+
+    def _points(self, own_id: str, metrics: Mapping[str, float], step: int, seconds: float) -> None:
+        """A point at a training step that this run already has is dropped: a resumed training sends some again."""
+        points = []
+        for key, value in metrics.items():
+            if step > self._last_step.get((own_id, key), -1):
+                self._last_step[own_id, key] = step
+                points.append([key, float(value), step, int(seconds * 1000)])
+        if points:
+            self.put({"kind": "metrics", "id": own_id, "points": points})
+
+    def _trial(self, parent_id: str, trial: Mapping[str, Any]) -> None:
+        own_id = f"{parent_id}/{trial['trial_id']}"
+        now = int(time.time() * 1000)
+        if own_id not in self._trials:
+            self._trials[own_id] = 0
+            parameters = {name: value for name, value in trial["parameters"].items() if value is not None}
+            self.put({"kind": "run", "id": own_id, "parent_id": parent_id, "name": trial["trial_id"], "start_time": now,
+                      "tags": {}, "parameters": parameters})
+        for step, metrics in trial["history"][self._trials[own_id] :]:
+            self._points(own_id, metrics, step, now / 1000)
+        self._trials[own_id] = len(trial["history"])
+        status = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}[trial["status"]]
+        self.put({"kind": "tags", "id": own_id, "tags": {"fromzero.trial_status": trial["status"]}})
+        self.put({"kind": "end", "id": own_id, "status": status, "end_time": now})
+
+    def _upload(self) -> None:
+        pause = 1.0
+        while not self._stop:
+            self._wake.clear()
+            if self.uploader.deliver():
+                pause = 1.0
+                self._wake.wait(timeout=1.0)
+                time.sleep(0.2)  # lets messages gather into one batch
+            else:
+                time.sleep(min(pause, 0.2) if self._stop else pause)
+                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+
+def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same messages, with metric points of one run that follow one another in one message."""
+    merged: list[dict[str, Any]] = []
+    for message in messages:
+        last = merged[-1] if merged else None
+        if last and message["kind"] == last["kind"] == "metrics" and message["id"] == last["id"]:
+            merged[-1] = {**last, "points": [*last["points"], *message["points"]]}
+        else:
+            merged.append(message)
+    return merged

@@ -1,0 +1,250 @@
+"""The only code that calls MLflow to write. Every message carries our own id and is looked up before it is created,
+so a message that is delivered twice changes nothing.
+
+Messages (`kind`, and `id` = our own id of the run it belongs to):
+
+    run        parent_id, name, start_time, tags, parameters      a run, if there is none with this id
+    metrics    points: [[key, value, step, milliseconds], ...]
+    tags       tags
+    datasets   datasets: [{name, digest, source}, ...]            inputs of the run
+    file       path, folder                                       a small artifact
+    text       text, name                                         the same from a string
+    model      record, path, key, lineage                         a LoggedModel; registered if the record says so
+    prompt     record, key                                        a version of a registered prompt
+    repair     key, messages                                      these messages, if no finished run has this key
+    kill       end_time                                           ends a run that its dead process left running
+    end        status, end_time
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from infra.tracking.records import ModelRecord, PromptRecord
+
+logger = logging.getLogger(__name__)
+ID_TAG = "fromzero.id"
+KEY_TAG = "fromzero.key"
+URI_TAG = "fromzero.artifact_uri"
+MAX_BATCH = 1000
+MAX_VALUE_LENGTH = 5000
+
+
+class Writer:
+    """Applies messages to one MLflow server or database."""
+
+    def __init__(self, uri: str, experiment: str, artifact_location: str | None) -> None:
+        import mlflow
+        from mlflow import MlflowClient
+
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self.experiment_id = self._experiment(experiment, artifact_location)
+        self.run_ids: dict[str, str] = {}
+        """MLflow run id by our own id, as far as met."""
+        self.models: dict[str, str] = {}
+
+    def apply(self, message: Mapping[str, Any]) -> None:
+        """Delivers one message.
+
+        Raises:
+            MlflowException: MLflow did not take it.
+        """
+        getattr(self, f"_{message['kind']}")(message)
+
+    def find_run(self, own_id: str) -> str | None:
+        """MLflow's id of the run that carries our id."""
+        if own_id not in self.run_ids:
+            found = self.client.search_runs([self.experiment_id], f"tags.`{ID_TAG}` = '{own_id}'", max_results=1)
+            if not found:
+                return None
+            self.run_ids[own_id] = found[0].info.run_id
+        return self.run_ids[own_id]
+
+    def find_step(self, key: str) -> str | None:
+        """MLflow's id of a finished run of the step with this key."""
+        query = f"tags.`{KEY_TAG}` = '{key}' and attributes.status = 'FINISHED'"
+        found = self.client.search_runs([self.experiment_id], query, max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def _run_id(self, message: Mapping[str, Any]) -> str:
+        run_id = self.find_run(message["id"])
+        if run_id is None:  # the message that made it was lost: the rest is still worth having
+            self._run({"id": message["id"], "name": message["id"], "tags": {}, "parameters": {}})
+            run_id = self.run_ids[message["id"]]
+        return run_id
+
+    def _experiment(self, name: str, artifact_location: str | None) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self.client.create_experiment(name, artifact_location=artifact_location))
+            except MlflowException:  # another process made it at the same moment
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _run(self, message: Mapping[str, Any]) -> None:
+        if self.find_run(message["id"]) is None:
+            tags = {**message["tags"], ID_TAG: message["id"]}
+            if message.get("parent_id"):
+                tags["mlflow.parentRunId"] = self._run_id({"id": message["parent_id"]})
+            run = self.client.create_run(
+                self.experiment_id, start_time=message.get("start_time"), tags=tags, run_name=message["name"]
+            )
+            self.run_ids[message["id"]] = run.info.run_id
+        self._parameters(message)
+
+    def _parameters(self, message: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        items = [Param(name, str(value)[:MAX_VALUE_LENGTH]) for name, value in message["parameters"].items()]
+        for start in range(0, len(items), 100):
+            self.client.log_batch(self._run_id(message), params=items[start : start + 100])
+
+    def _metrics(self, message: Mapping[str, Any]) -> None:
+        from mlflow.entities import Metric
+
+        points = [Metric(key, value, time_ms, step) for key, value, step, time_ms in message["points"]]
+        for start in range(0, len(points), MAX_BATCH):
+            self.client.log_batch(self._run_id(message), metrics=points[start : start + MAX_BATCH])
+
+    def _tags(self, message: Mapping[str, Any]) -> None:
+        from mlflow.entities import RunTag
+
+        tags = [RunTag(name, str(value)[:MAX_VALUE_LENGTH]) for name, value in message["tags"].items()]
+        self.client.log_batch(self._run_id(message), tags=tags)
+
+    def _datasets(self, message: Mapping[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = [
+            DatasetInput(
+                Dataset(name=d["name"], digest=d["digest"], source_type="local", source=f'{{"uri": "{d["source"]}"}}'),
+                tags=[InputTag("mlflow.data.context", d["context"])],
+            )
+            for d in message["datasets"]
+        ]
+        self.client.log_inputs(self._run_id(message), datasets=inputs)
+
+    def _file(self, message: Mapping[str, Any]) -> None:
+        path, folder = Path(message["path"]), message["folder"] or None
+        if path.is_dir():
+            self.client.log_artifacts(self._run_id(message), str(path), folder)
+        elif path.exists():
+            self.client.log_artifact(self._run_id(message), str(path), folder)
+        else:
+            logger.warning("%s is gone before it was delivered to MLflow", path)
+
+    def _text(self, message: Mapping[str, Any]) -> None:
+        self.client.log_text(self._run_id(message), message["text"], message["name"])
+
+    def _model(self, message: Mapping[str, Any]) -> None:
+        record = ModelRecord.model_validate(message["record"])
+        run_id, own_id = self._run_id(message), f"{message['key']}/{record.path}"
+        tags = {ID_TAG: own_id, KEY_TAG: message["key"], URI_TAG: message["path"], "task": record.task}
+        model_id = self._find_model(own_id)
+        if model_id is None:
+            model = self.client.create_logged_model(
+                self.experiment_id, record.name, run_id, tags, dict(record.parameters), record.task
+            )
+            model_id = str(model.model_id)
+            if record.registered_name:
+                self._upload(model_id, record, Path(message["path"]))
+            self._link_output(run_id, model_id)
+            self._model_metrics(run_id, model_id, record, message["time"])
+            self.client.finalize_logged_model(model_id, "READY")
+        self.models[own_id] = model_id
+        if record.registered_name:
+            self._register(record, model_id, run_id, tags)
+
+    def _find_model(self, own_id: str) -> str | None:
+        found = self.client.search_logged_models(
+            [self.experiment_id], f"tags.`{ID_TAG}` = '{own_id}' AND status = 'READY'", max_results=1
+        )
+        return str(found[0].model_id) if found else None
+
+    def _upload(self, model_id: str, record: ModelRecord, path: Path) -> None:
+        import mlflow.transformers
+
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "model"
+            mlflow.transformers.save_model(
+                str(path), str(target), task=record.task, pip_requirements=["transformers", "torch", "safetensors"]
+            )
+            self.client.log_model_artifacts(model_id, str(target))
+
+    def _link_output(self, run_id: str, model_id: str) -> None:
+        from mlflow.entities import LoggedModelOutput
+
+        self.client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
+
+    def _model_metrics(self, run_id: str, model_id: str, record: ModelRecord, time_ms: int) -> None:
+        for key, value in record.metrics.items():
+            self.client.log_metric(run_id, f"model_{key}", value, timestamp=time_ms, step=0, model_id=model_id)
+
+    def _register(self, record: ModelRecord, model_id: str, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        name = str(record.registered_name)
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        versions = self.client.search_model_versions(f"name = '{name}' and tags.`{ID_TAG}` = '{tags[ID_TAG]}'")
+        version = versions[0] if versions else None
+        if version is None:
+            version = self.client.create_model_version(
+                name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id
+            )
+        if record.alias:
+            self.client.set_registered_model_alias(name, record.alias, version.version)
+
+    def _prompt(self, message: Mapping[str, Any]) -> None:
+        record = PromptRecord.model_validate(message["record"])
+        own_id = f"{message['key']}/{record.name}"
+        found = self.client.search_prompts(f"name = '{record.name}'")
+        versions = self.client.search_prompt_versions(record.name) if found else []
+        if any(version.tags.get(ID_TAG) == own_id for version in _each(versions)):
+            return
+        tags = {**record.tags, ID_TAG: own_id, KEY_TAG: message["key"]}
+        prompt = self.client.register_prompt(record.name, record.template, tags=tags)
+        self.client.link_prompt_version_to_run(self._run_id(message), prompt)
+
+    def _repair(self, message: Mapping[str, Any]) -> None:
+        run_id = self.find_step(message["key"])
+        if run_id is None:
+            for inner in message["messages"]:
+                self.apply(inner)
+        else:
+            self.run_ids[message["id"]] = run_id
+
+    def _kill(self, message: Mapping[str, Any]) -> None:
+        run_id = self.find_run(message["id"])
+        if run_id is not None and self.client.get_run(run_id).info.status == "RUNNING":
+            self.client.set_terminated(run_id, "KILLED", message["end_time"])
+
+    def _end(self, message: Mapping[str, Any]) -> None:
+        self.client.set_terminated(self._run_id(message), message["status"], message["end_time"])
+
+
+def _each(versions: Any) -> Iterable[Any]:
+    """Prompt versions from either shape that MLflow 3.17 returns: a list, or a page with `model_versions`."""
+    return getattr(versions, "model_versions", None) or list(versions)
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether MLflow will refuse the same message for ever, so that waiting is no use."""
+    permanent = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
+    return getattr(error, "error_code", None) in permanent or isinstance(error, AttributeError | TypeError | KeyError)

@@ -1,0 +1,119 @@
+"""Plans and executions of toy steps on a real local Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.journal.execution import Execution, Listener, Outcome
+from infra.journal.lock import exclusive
+from infra.journal.plan import PlannedStep, make_plan
+from infra.journal.step import Step
+from infra.storage.store import Store
+from infra.tracking.client import NullSink
+from tests.infra.toy_steps import ToyConfig, step
+
+CLUSTER = {"CPU": 2.0, "GPU": 0.0}
+FACTS = {"made_by_run": "r", "tags": {}}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path))
+
+
+def diamond(value: int = 1, fail: str | None = None) -> Step:
+    top = step("top", ToyConfig(value=value))
+    left, right = step("left", ToyConfig(fail=fail), top=top), step("right", top=top)
+    return step("bottom", left=left, right=right)
+
+
+def run(store: Store, last: Step, listener: Listener | None = None) -> tuple[list[PlannedStep], Outcome]:
+    plan = make_plan([last], store, CLUSTER)
+    return plan, Execution(plan, store, NullSink(), CLUSTER, FACTS, listener or Listener()).run()
+
+
+def statuses(outcome: Outcome) -> dict[str, str]:
+    return {record.name: record.status for record in outcome.records}
+
+
+def test_a_second_run_reuses_everything_and_prints_the_same_metrics(
+    store: Store, ray_cluster: Mapping[str, Any]
+) -> None:
+    _, first = run(store, diamond())
+    plan, second = run(store, diamond())
+    assert set(statuses(first).values()) == {"ran"} and set(statuses(second).values()) == {"reused"}
+    assert first.records[-1].metrics == second.records[-1].metrics == {"total": 5, "steps": 1}
+    assert all(not planned.reasons for planned in plan)
+
+
+def test_a_changed_value_runs_what_depends_on_it_and_says_why(store: Store, ray_cluster: Mapping[str, Any]) -> None:
+    run(store, diamond())
+    plan = make_plan([diamond(value=3)], store, CLUSTER)
+    reasons = {planned.step.name: planned.reasons for planned in plan}
+    assert reasons["top"] == ("top.value changed 1 -> 3",)
+    assert reasons["bottom"] == ("its input left, right runs",)
+
+
+def test_a_failed_step_blocks_what_needs_it_and_leaves_the_rest_to_finish(
+    store: Store, ray_cluster: Mapping[str, Any]
+) -> None:
+    _, outcome = run(store, diamond(fail="user"))
+    assert statuses(outcome) == {"top": "ran", "left": "failed", "right": "ran", "bottom": "blocked"}
+    assert [failure.message for failure in outcome.failures] == ["toy.value: 1 is not allowed; use 2"]
+    assert outcome.records[-1].reasons == ["needs left, which failed"]
+    _, again = run(store, diamond())
+    assert statuses(again) == {"top": "reused", "left": "ran", "right": "reused", "bottom": "ran"}
+
+
+@pytest.mark.parametrize(("fail", "status", "fault"), [("once", "ran", None), ("bug", "failed", 1), ("die", "failed", 3)])
+def test_only_infrastructure_errors_are_tried_again(
+    store: Store, ray_cluster: Mapping[str, Any], fail: str, status: str, fault: int | None
+) -> None:
+    plan, outcome = run(store, step("toy", ToyConfig(fail=fail)))
+    assert statuses(outcome) == {"toy": status}
+    if fault is None:
+        assert outcome.records[0].measured["attempts"] == 2
+    else:
+        attempts = store.work_folder("toy", plan[0].key) / "attempts"
+        assert outcome.failures[0].fault.value == fault
+        assert attempts.read_text() == ("2" if fault == 3 else "1")
+
+
+def test_a_step_that_is_being_made_elsewhere_is_refused_with_its_holder(
+    store: Store, ray_cluster: Mapping[str, Any]
+) -> None:
+    plan = make_plan([step("toy")], store, CLUSTER)
+    with exclusive(store.root / "locks" / f"toy-{plan[0].key}.lock", "toy"):
+        _, outcome = run(store, step("toy"))
+    assert outcome.failures[0].fault.value == 3 and "is being made by process" in outcome.failures[0].message
+    assert statuses(run(store, step("toy"))[1]) == {"toy": "ran"}
+
+
+def test_steps_run_at_the_same_time_only_while_their_cpus_are_free(
+    store: Store, ray_cluster: Mapping[str, Any]
+) -> None:
+    together: list[set[str]] = []
+    listener = Listener(tick=lambda running: together.append(set(running)))
+    slow = ToyConfig(seconds=1.2)
+    big, small, other = step("big", slow, cpus=2), step("small", slow), step("other", slow)
+    run(store, step("last", big=big, small=small, other=other), listener)
+    assert {"small", "other"} in together
+    assert not any("big" in names and len(names) > 1 for names in together)
+
+
+def test_a_wish_that_the_cluster_can_never_grant_is_refused_in_the_plan(store: Store) -> None:
+    huge = step("huge", cpus=64)
+    plan = make_plan([step("after", huge=huge)], store, CLUSTER)
+    assert [planned.status for planned in plan] == ["blocked", "blocked"]
+    assert plan[0].reasons[0].startswith("wants 64 CPUs, the cluster has 2")
+
+
+def test_a_damaged_artifact_is_named_and_made_again(store: Store, ray_cluster: Mapping[str, Any]) -> None:
+    plan, _ = run(store, step("toy"))
+    (store.artifact_folder("toy", plan[0].key) / "total.txt").write_text("9")
+    again, outcome = run(store, step("toy"))
+    assert "its artifact is damaged" in again[0].reasons[0] and statuses(outcome) == {"toy": "ran"}

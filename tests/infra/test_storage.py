@@ -1,0 +1,134 @@
+"""Artifacts appear whole or not at all, and what does not match its manifest is not one."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from infra.errors import DamagedArtifactError, DiskFullError, UserError
+from infra.storage import manifest
+from infra.storage.files import storage_error, write_atomic
+from infra.storage.raw import resolve
+from infra.storage.store import Store
+
+KEY = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "root"))
+
+
+def make(store: Store, text: str = "hello") -> Path:
+    folder = store.begin("toy", KEY)
+    (folder / "sub").mkdir()
+    (folder / "sub" / "a.txt").write_text(text)
+    store.commit(folder, "toy", KEY, {"step": "toy", "finished_at": 1})
+    return store.artifact_folder("toy", KEY)
+
+
+def test_a_committed_artifact_verifies(store: Store) -> None:
+    make(store)
+    found = store.find("toy", KEY)
+    assert found is not None and list(found["files"]) == ["sub/a.txt"]
+
+
+def test_an_attempt_without_commit_is_no_artifact_and_the_next_attempt_removes_it(store: Store) -> None:
+    first = store.begin("toy", KEY)
+    (first / "half").write_text("x")
+    assert store.find("toy", KEY) is None
+    store.begin("toy", KEY)
+    assert not first.exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "sub" / "a.txt").write_text("jello"), r"a\.txt differs from its manifest"),
+        (lambda f: (f / "sub" / "a.txt").write_text("longer text"), r"a\.txt is missing or has another size"),
+        (lambda f: (f / "sub" / "a.txt").unlink(), r"a\.txt is missing"),
+        (lambda f: (f / "manifest.json").write_text("{"), r"manifest\.json is missing or damaged"),
+        (lambda f: (f / "manifest.json").unlink(), r"manifest\.json is missing or damaged"),
+    ],
+)
+def test_damage_is_named(store: Store, damage: object, message: str) -> None:
+    folder = make(store)
+    damage(folder)  # type: ignore[operator]
+    with pytest.raises(DamagedArtifactError, match=message):
+        store.find("toy", KEY)
+
+
+def test_a_damaged_artifact_is_replaced_by_a_new_one(store: Store) -> None:
+    (make(store) / "sub" / "a.txt").write_text("jello")
+    make(store, "again")
+    assert store.find("toy", KEY) is not None
+
+
+def test_with_a_signing_key_an_unsigned_or_changed_manifest_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(store)
+    monkeypatch.setenv("FROMZERO_SIGNING_KEY", "secret")
+    with pytest.raises(DamagedArtifactError, match="not signed"):
+        manifest.read(folder)
+    signed = make(store)
+    manifest.verify(signed)
+    path = signed / "manifest.json"
+    path.write_text(path.read_text().replace('"finished_at": 1', '"finished_at": 2'))
+    with pytest.raises(DamagedArtifactError, match="not signed"):
+        manifest.read(signed)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "A", ".."])
+def test_names_that_become_paths_are_checked(store: Store, name: str) -> None:
+    with pytest.raises(UserError, match="not a valid name"):
+        store.artifact_folder(name, KEY)
+
+
+def test_a_root_that_is_a_file_is_the_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"storage\.root: .*file is not a folder"):
+        Store.open(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(errno.ENOSPC, DiskFullError), (errno.EROFS, UserError), (errno.EACCES, UserError)]
+)
+def test_the_operating_systems_errors_find_whose_fault_they_are(code: int, kind: type) -> None:
+    assert isinstance(storage_error(OSError(code, "x"), Path("/a")), kind)
+
+
+def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_atomic(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomic(path, None)  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+
+
+def test_raw_files_are_ordered_by_content_not_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("2")
+    (tmp_path / "b.txt").write_text("1")
+    before = [file.digest for file in resolve(str(tmp_path / "*.txt"), None, "x")]
+    (tmp_path / "a.txt").rename(tmp_path / "z.txt")
+    assert [file.digest for file in resolve(str(tmp_path / "*.txt"), None, "x")] == before
+
+
+def test_a_name_with_glob_characters_is_a_file_first(tmp_path: Path) -> None:
+    (tmp_path / "a[1] 中文.jsonl").write_text("{}")
+    assert len(resolve(str(tmp_path / "a[1] 中文.jsonl"), None, "x")) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none/*.txt", "x: .*matches no file"), ("a.xyz", "x: cannot tell the format"), ("s3://b/k", "not a local path")],
+)
+def test_paths_that_cannot_be_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.xyz").write_text("x")
+    with pytest.raises(UserError, match=message):
+        resolve(name, None, "x")
