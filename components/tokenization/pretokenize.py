@@ -1,0 +1,22 @@
+"""How text falls into words before pieces are learned, the same for the three kinds of tokenizer.
+
+Every Han character is a word of its own, as in BERT's Chinese vocabulary: text without spaces would else be words of 40
+characters, and the same phrase would be cut differently by what stands around it. That makes a token of each common
+character (3 bytes); a vocabulary of 32,000 and more could learn words of two and spend fewer tokens. Runs of letters
+without spaces in other scripts (Thai, Kana) end after 32 characters, numbers after 3 digits.
+"""
+
+from __future__ import annotations
+
+_LETTERS = r"[\p{L}\p{M}&&[^\p{Han}]]{1,32}"
+_SYMBOLS = r"[^\s\p{L}\p{M}\p{N}]{1,32}"
+_NUMBERS = r"\p{N}{1,3}"
+
+WORDS_WITH_SPACES = rf"\p{{Han}}|'(?:[sdmt]|ll|ve|re)| ?{_LETTERS}| ?{_NUMBERS}| ?{_SYMBOLS}|\s+(?!\S)|\s+"
+"""Covers every character, so that bytes can be put together again; a space belongs to the word that follows it."""
+
+WORDS = rf"\p{{Han}}|{_LETTERS}|{_NUMBERS}|[^\s\p{{L}}\p{{M}}\p{{N}}]"
+"""Words, and single symbols; whitespace between them is dropped."""
+
+MARKED_WORDS = rf"\p{{Han}}|▁?{_LETTERS}|▁?{_NUMBERS}|▁?[^\s\p{{L}}\p{{M}}\p{{N}}▁]{{1,32}}|▁"
+"""Words in which ▁ (U+2581) stands for the space before them."""

@@ -1,0 +1,130 @@
+"""The steps `tokenizer` and `token_shards`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from components.tokenization.config import TokenizerConfig, TokenShardsConfig
+from infra.journal.step import Artifact, StepContext, StepOutput
+from infra.tracking.records import FileRecord
+
+
+def train_tokenizer(config: TokenizerConfig, inputs: Mapping[str, Artifact], context: StepContext) -> StepOutput:
+    """Trains a tokenizer on the training split.
+
+    Args:
+        config: kind and size.
+        inputs: `corpus`.
+        context: where to write.
+
+    Returns:
+        The folder tokenizer/, which `AutoTokenizer.from_pretrained` loads.
+    """
+    from components.tokenization.special import save_for_transformers
+    from components.tokenization.training import train
+    from components.tokenization.training_texts import TrainingTexts
+
+    started = time.monotonic()
+    texts = TrainingTexts(inputs["corpus"].path, config.max_training_documents)
+
+    def batches() -> Iterable[list[str]]:
+        done, reported = 0, 0.0
+        for batch in texts:
+            done += len(batch)
+            yield batch
+            if time.monotonic() - reported >= 1:
+                reported = time.monotonic()
+                context.tracker.progress(done, texts.num_documents, "documents")
+
+    with _parallel_tokenizers():
+        tokenizer = train(config.kind, batches, config.vocab_size, config.min_frequency)
+    save_for_transformers(tokenizer, str(context.output / "tokenizer"))
+    context.tracker.progress(texts.num_documents, texts.num_documents, "documents")
+    return StepOutput(
+        metrics={"vocab_size": tokenizer.get_vocab_size(), "num_training_documents": texts.num_documents},
+        measured={"seconds": time.monotonic() - started},
+        records=(FileRecord(path="tokenizer"),),
+    )
+
+
+@contextmanager
+def _parallel_tokenizers() -> Iterator[None]:
+    """Lets tokenizers use its threads here, though the environment forbids it for workers, which share the cores."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+
+
+def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact], context: StepContext) -> StepOutput:
+    """Tokenizes both splits and packs them into sequences.
+
+    Args:
+        config: length and file size.
+        inputs: `corpus` and `tokenizer`.
+        context: where to write.
+
+    Returns:
+        The files of `shards.py`, and unigram_counts.npy (int64 [vocab_size], training split, special tokens counted).
+    """
+    import numpy as np
+
+    from components.tokenization.distributed import encoded_tables
+    from components.tokenization.encoding import encode_tasks, load_tokenizer
+    from components.tokenization.shard_writer import SplitWriter
+    from components.tokenization.shards import ShardIndex, write_index
+    from components.tokenization.special import BOS_ID, EOS_ID, MASK_ID, PAD_ID
+
+    started = time.monotonic()
+    tokenizer_path = str(inputs["tokenizer"].path / "tokenizer" / "tokenizer.json")
+    vocab_size = load_tokenizer(tokenizer_path).get_vocab_size()
+    tasks = [task for split in ("train", "validation") for task in encode_tasks(inputs["corpus"].path, split)]
+    writers = {name: SplitWriter(context.output, name, config, vocab_size) for name in ("train", "validation")}
+    reported = 0.0
+    for done, table in encoded_tables(tasks, tokenizer_path):
+        writers[tasks[done].split].add_table(table)
+        if time.monotonic() - reported >= 1:
+            reported = time.monotonic()
+            context.tracker.progress(done, len(tasks), "row groups")
+    splits = {name: writer.close() for name, writer in writers.items()}
+    write_index(
+        context.output,
+        ShardIndex(
+            sequence_length=config.sequence_length,
+            vocab_size=vocab_size,
+            pad_token_id=PAD_ID,
+            bos_token_id=BOS_ID,
+            eos_token_id=EOS_ID,
+            mask_token_id=MASK_ID,
+            splits=splits,
+        ),
+    )
+    np.save(context.output / "unigram_counts.npy", writers["train"].unigram_counts)
+    context.tracker.progress(len(tasks), len(tasks), "row groups")
+    train, validation = splits["train"], splits["validation"]
+    num_places = train.num_sequences * config.sequence_length
+    seconds = time.monotonic() - started
+    return StepOutput(
+        metrics={
+            "num_tokens": train.num_tokens,
+            "num_sequences": train.num_sequences,
+            "num_packed_documents": train.num_documents,
+            "num_cut_documents": writers["train"].num_cut_documents,
+            "padding_fraction": 1 - train.num_tokens / max(1, num_places),
+            "bytes_per_token": train.num_text_bytes / max(1, train.num_text_tokens),
+            "vocab_size": vocab_size,
+            "num_validation_tokens": validation.num_tokens,
+            "num_validation_sequences": validation.num_sequences,
+            "num_validation_cut_documents": writers["validation"].num_cut_documents,
+        },
+        measured={"seconds": seconds, "tokens_per_second": (train.num_tokens + validation.num_tokens) / seconds},
+        records=(FileRecord(path="shards.json"),),
+    )

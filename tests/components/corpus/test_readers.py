@@ -1,0 +1,130 @@
+"""Readers give every row of every format, mark the bad ones, and refuse bad files by name."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from components.corpus.readers import read_rows
+from components.corpus.streams import CHUNK_BYTES, read_lines
+from infra.errors import DataError, StorageError
+from infra.storage.raw import RawFile
+
+TEXTS = ["one", "zwei, drei", '三 "四"', "five\u2028still five"]
+
+
+def contents(files: SimpleNamespace) -> dict[str, bytes]:
+    quoted = [text.replace('"', '""') for text in TEXTS]
+    return {
+        "text": "\n".join(TEXTS).encode(),
+        "jsonl": files.jsonl([{"text": text, "label": "a"} for text in TEXTS]),
+        "csv": ("label,text\n" + "".join(f'a,"{text}"\n' for text in quoted)).encode(),
+        "parquet": files.parquet([{"label": "a", "text": text} for text in TEXTS]),
+    }
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("format_", ["text", "jsonl", "csv", "parquet"])
+def test_every_format_and_compression_gives_the_same_texts(
+    format_: str, ending: str, tmp_path: Path, files: SimpleNamespace
+) -> None:
+    name = {"text": "a.txt"}.get(format_, f"a.{format_}") + ending
+    file = files.write(tmp_path / name, files.compress[ending](contents(files)[format_]))
+    rows = list(read_rows(file, "text"))
+    assert [row.text for row in rows] == TEXTS
+    assert [row.number for row in rows] == [1, 2, 3, 4]
+    assert all(row.reason is None for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{not json", "not_json"),
+        ("[1]", "not_an_object"),
+        ('{"other": "x"}', "text_missing"),
+        ('{"text": null}', "text_missing"),
+        ('{"text": 3, "label": "a"}', "text_not_a_string"),
+        ('{"text": "x"}', "label_missing"),
+        ('{"text": "x", "label": ["a"]}', "label_not_a_string"),
+        ("", "empty_text"),
+        ("[" * 100_000, "not_json"),
+    ],
+)
+def test_a_bad_line_is_a_reject_and_the_next_is_read(
+    line: str, reason: str, tmp_path: Path, files: SimpleNamespace
+) -> None:
+    file = files.write(tmp_path / "a.jsonl", f'{line}\n{{"text": "good", "label": 7}}\n'.encode())
+    bad, good = read_rows(file, "text", "label")
+    assert (bad.reason, bad.number) == (reason, 1)
+    assert (good.text, good.label, good.number, good.reason) == ("good", "7", 2, None)
+
+
+def test_a_csv_row_of_other_width_or_with_a_stray_quote_is_a_reject(tmp_path: Path, files: SimpleNamespace) -> None:
+    file = files.write(tmp_path / "a.csv", b'text,label\nx,a,b\n"y"z,a\n"two\nlines",a\n')
+    assert [row.reason for row in read_rows(file, "text")] == ["wrong_number_of_fields", "not_csv", None]
+    assert [row.text for row in read_rows(file, "text")][-1] == "two\nlines"
+
+
+def test_a_csv_field_of_a_million_characters_is_read(tmp_path: Path, files: SimpleNamespace) -> None:
+    file = files.write(tmp_path / "a.csv", b"text\n" + b"x" * 1_000_000 + b"\n")
+    assert [len(row.text) for row in read_rows(file, "text")] == [1_000_000]
+
+
+def test_lines_longer_than_a_chunk_and_across_chunks_stay_whole(tmp_path: Path, files: SimpleNamespace) -> None:
+    lines = ["é" * (CHUNK_BYTES + 3), "", "b" * (CHUNK_BYTES - 1), "c"]
+    file = files.write(tmp_path / "a.txt", "\n".join(lines).encode() + b"\n")
+    assert list(read_lines(file)) == lines
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path, files: SimpleNamespace) -> None:
+    file = files.write(tmp_path / "a.csv", "\ufefftext\nx\n".encode())
+    assert [row.text for row in read_rows(file, "text")] == ["x"]
+
+
+def truncated(compress: Callable[[bytes], bytes]) -> bytes:
+    data = compress(b"".join(b"line %d of many\n" % number for number in range(5000)))
+    return data[: len(data) // 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("a.txt", lambda files: "ok\nü".encode() + "中文".encode("gb18030"), r"a\.txt: not UTF-8 at byte 5 \(0xd6\)"),
+        ("a.jsonl.gz", lambda files: truncated(gzip.compress), r"a\.jsonl\.gz: the gzip data end too early"),
+        ("a.txt.zst", lambda files: truncated(files.compress[".zst"]), r"a\.txt\.zst: damaged zstd data \(truncated"),
+        ("a.txt.gz", lambda files: b"not gzip at all", r"a\.txt\.gz: not valid gzip"),
+        ("a.txt.gz", lambda files: b"", "no gzip data at all"),
+        ("a.jsonl", lambda files: b"[\n{}\n]\n", "one JSON array"),
+        ("a.csv", lambda files: b"a,b\n1,2\n", r"a\.csv: no column text; its columns are a, b"),
+        ("a.csv", lambda files: b'text\nx\n"open\n', r"opens in the record at line 3 does not close"),
+        ("a.parquet", lambda files: files.parquet([{"a": "x"}]), r"a\.parquet: no column text; its columns are a"),
+        ("a.parquet", lambda files: files.parquet([{"text": 3}]), r"column text is int64, not a string"),
+        ("a.parquet", lambda files: files.parquet([{"text": "x"}])[:-9], r"a\.parquet: damaged parquet"),
+    ],
+)
+def test_a_bad_file_is_refused_by_name(
+    name: str, make: Callable[[Any], bytes], message: str, tmp_path: Path, files: SimpleNamespace
+) -> None:
+    file = files.write(tmp_path / name, make(files))
+    with pytest.raises(DataError, match=message):
+        list(read_rows(file, "text"))
+
+
+def test_a_file_changed_or_gone_since_planning_is_noticed(tmp_path: Path, files: SimpleNamespace) -> None:
+    file: RawFile = files.write(tmp_path / "a.txt", b"one\n")
+    (tmp_path / "a.txt").write_bytes(b"one\ntwo\n")
+    with pytest.raises(DataError, match="has 8 bytes, and had 4 when the run was planned"):
+        list(read_rows(file, "text"))
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(StorageError, match="cannot be read"):
+        list(read_rows(file, "text"))
+
+
+def test_labels_in_plain_text_are_refused(tmp_path: Path, files: SimpleNamespace) -> None:
+    with pytest.raises(DataError, match="a plain text file has no labels"):
+        list(read_rows(files.write(tmp_path / "a.txt", b"one\n"), "text", "label"))

@@ -1,0 +1,99 @@
+"""What is written is read back; positions and segments equal those of a loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.tokenization.config import TokenShardsConfig
+from components.tokenization.shard_writer import SplitWriter
+from components.tokenization.shards import ShardIndex, TokenShards, token_dtype, write_index
+from infra.errors import DamagedArtifactError
+
+LENGTH = 16
+VOCAB = 70_000
+
+
+def make_shards(folder: Path, documents: list[list[int]], chunk: int = 5, window: int = 1000) -> SplitWriter:
+    config = TokenShardsConfig(sequence_length=LENGTH, max_sequences_per_file=4, pack_window_documents=window)
+    writer = SplitWriter(folder, "train", config, VOCAB)
+    for start in range(0, len(documents), chunk):
+        part = documents[start : start + chunk]
+        tokens = np.array([token for document in part for token in document], dtype=np.uint32)
+        writer.add(tokens, np.array([len(document) for document in part]), 10 * len(part))
+    split = writer.close()
+    index = ShardIndex(
+        sequence_length=LENGTH,
+        vocab_size=VOCAB,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        mask_token_id=4,
+        splits={"train": split},
+    )
+    write_index(folder, index)
+    return writer
+
+
+def some_documents(count: int) -> list[list[int]]:
+    draw = np.random.default_rng(3)
+    return [[2, *draw.integers(5, VOCAB, size=draw.integers(1, 30)).tolist(), 3] for _ in range(count)]
+
+
+def test_counts_and_tokens_come_back(tmp_path: Path) -> None:
+    documents = some_documents(60)
+    writer = make_shards(tmp_path, documents)
+    shards = TokenShards(tmp_path, "train")
+    flat = [token for document in documents for token in document]
+    assert len(shards.split.files) > 1 and shards.split.files[0].num_sequences == 4
+    assert shards.split.num_tokens == len(flat) and shards.split.num_documents == 60
+    assert shards.split.num_text_tokens == len(flat) - 120 and shards.split.num_text_bytes == 600
+    tokens_NL = shards.tokens(np.arange(len(shards)))
+    assert sorted(tokens_NL[tokens_NL != 0].tolist()) == sorted(flat)
+    assert writer.unigram_counts.tolist() == np.bincount(flat, minlength=VOCAB).tolist()
+    assert writer.num_cut_documents == sum(len(document) > LENGTH for document in documents)
+
+
+def test_positions_and_segments_equal_a_loop(tmp_path: Path) -> None:
+    make_shards(tmp_path, some_documents(40))
+    shards = TokenShards(tmp_path, "train")
+    indices = np.array([len(shards) - 1, 0, 3])
+    segments_BL, positions_BL = shards.segments(indices), shards.positions(indices)
+    for row, index in enumerate(indices.tolist()):
+        segments, positions = [], []
+        for number, length in enumerate(shards.document_lengths(index), start=1):
+            segments += [number] * length
+            positions += range(length)
+        padding = LENGTH - len(segments)
+        assert segments_BL[row].tolist() == segments + [0] * padding
+        assert positions_BL[row].tolist() == positions + list(range(padding))
+        assert shards.targets(indices)[row].tolist() == [True] * len(segments) + [False] * padding
+
+
+def test_bytes_do_not_depend_on_how_documents_arrive_and_windows_bound_packing(tmp_path: Path) -> None:
+    documents = some_documents(50)
+    for name, chunk, window in (("a", 5, 1000), ("b", 50, 1000), ("c", 7, 20), ("d", 50, 20)):
+        (tmp_path / name).mkdir()
+        make_shards(tmp_path / name, documents, chunk, window)
+    for same, other in (("a", "b"), ("c", "d")):
+        for path in (tmp_path / same).iterdir():
+            assert path.read_bytes() == (tmp_path / other / path.name).read_bytes()
+
+
+def test_the_smallest_type_holds_the_vocabulary() -> None:
+    assert [str(token_dtype(size)) for size in (8192, 65_536, 65_537)] == ["uint16", "uint16", "uint32"]
+
+
+def test_damaged_shards_are_refused(tmp_path: Path) -> None:
+    make_shards(tmp_path, some_documents(5))
+    with pytest.raises(DamagedArtifactError, match="wanted test"):
+        TokenShards(tmp_path, "test")
+    text = (tmp_path / "shards.json").read_text()
+    (tmp_path / "shards.json").write_text(text.replace('"num_sequences": 4', '"num_sequences": 3'))
+    with pytest.raises(DamagedArtifactError, match="not what its index says"):
+        TokenShards(tmp_path, "train")
+    (tmp_path / "shards.json").write_text(text[:40])
+    with pytest.raises(DamagedArtifactError, match="not a token shard index"):
+        TokenShards(tmp_path, "train")
