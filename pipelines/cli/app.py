@@ -1,0 +1,131 @@
+"""The commands, and how arguments become a config."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.cli.output import emit_json
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="From raw text to a judged, registered language model.",
+)
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[PIPELINE] [KEY=VALUE]...",
+        help="llm (the default) or smoke; then config values, such as pretrain_mlm.steps=500 or corpus=wordnet",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document; logs go to standard error")]
+
+
+def split(arguments: list[str] | None) -> tuple[str, list[str]]:
+    """(pipeline, overrides): the first argument is a pipeline if it has no `=`."""
+    given = list(arguments or [])
+    if given and "=" not in given[0]:
+        return given[0], given[1:]
+    return "llm", given
+
+
+@app.command()
+def run(arguments: Arguments = None, as_json: AsJson = False) -> None:
+    """Makes what is not made yet, and prints the result."""
+    from pipelines.cli.run import run_command
+
+    run_command(*split(arguments), as_json=as_json)
+
+
+@app.command()
+def plan(arguments: Arguments = None, as_json: AsJson = False) -> None:
+    """Says what `run` would do: for each step reused, run or blocked, and why."""
+    from pipelines.cli.run import plan_command
+
+    plan_command(*split(arguments), as_json=as_json)
+
+
+@app.command()
+def status(arguments: Arguments = None, as_json: AsJson = False) -> None:
+    """Lists the runs of this root, the newest first."""
+    from pipelines.cli.inspection import status_command
+
+    status_command(*split(arguments), as_json=as_json)
+
+
+@app.command()
+def lineage(
+    target: Annotated[str, typer.Argument(metavar="MODEL|RUN", help="registered model, MLflow run id, run or step")],
+    arguments: Arguments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Shows what a model or a run was made of, down to the raw files."""
+    from pipelines.cli.inspection import lineage_command
+
+    lineage_command(target, *split(arguments), as_json=as_json)
+
+
+@app.command()
+def doctor(arguments: Arguments = None, as_json: AsJson = False) -> None:
+    """Checks what a run needs of this machine."""
+    from pipelines.cli.doctor import doctor_command
+
+    doctor_command(*split(arguments), as_json=as_json)
+
+
+@app.command()
+def predict(
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="texts; without any, a text a line of standard input")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="registered model; without it, that of finetune.registered_model")
+    ] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a config value")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Classifies texts with the champion."""
+    from pipelines.cli.serving import predict_command
+
+    predict_command(texts, model, list(setting or []), as_json=as_json)
+
+
+@app.command()
+def ui(
+    arguments: Arguments = None,
+    port: Annotated[int, typer.Option(help="port on the loopback address")] = 5000,
+    as_json: AsJson = False,
+) -> None:
+    """Opens the MLflow UI on this root's runs, on the loopback address."""
+    from pipelines.cli.serving import ui_command
+
+    ui_command(*split(arguments), port=port, as_json=as_json)
+
+
+@app.command()
+def sync(arguments: Arguments = None, as_json: AsJson = False) -> None:
+    """Delivers to MLflow what it did not take when it was away."""
+    from pipelines.cli.serving import sync_command
+
+    sync_command(*split(arguments), as_json=as_json)
+
+
+def main() -> None:
+    """Entry point of `fromzero`. A wrong option exits with 2; with `--json`, as a JSON document too."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    command: Any = typer.main.get_command(app)
+    try:
+        sys.exit(command.main(standalone_mode=False))
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        message = error.format_message() or "see fromzero --help"
+        sys.stderr.write(f"error: {message}\n")
+        if "--json" in sys.argv:
+            emit_json({"errors": [message]})
+        sys.exit(2)

@@ -1,0 +1,71 @@
+"""What a command gives back: one JSON document or text on standard output, and an exit code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import typer
+
+from infra.errors import ConfigError, FromzeroError
+
+logger = logging.getLogger(__name__)
+
+
+def emit_json(document: Mapping[str, Any]) -> None:
+    """Prints the one JSON document of a command."""
+    sys.stdout.write(json.dumps(_finite(document), ensure_ascii=False, indent=1) + "\n")
+    sys.stdout.flush()
+
+
+def say(line: str) -> None:
+    """A line for the reader, on standard error."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def guarded(command: Callable[[], int], *, as_json: bool, frame: Mapping[str, Any] | None = None) -> NoReturn:
+    """Runs `command` and exits with its code, or with that of the error it raises.
+
+    Args:
+        command: does the work and prints the result.
+        as_json: errors too are a JSON document on standard output.
+        frame: the other keys of that document.
+    """
+    try:
+        code = command()
+    except FromzeroError as error:
+        problems = list(error.problems) if isinstance(error, ConfigError) else str(error).splitlines()
+        _fail(problems, as_json, frame)
+        code = error.fault.value
+    except KeyboardInterrupt:
+        _fail(["interrupted; finished steps are kept, run again to go on"], as_json, frame)
+        code = 130
+    except BrokenPipeError:
+        code = 141
+    except Exception as error:  # process boundary: our bug, told with all that helps to mend it
+        say(traceback.format_exc())
+        _fail([f"bug: {type(error).__name__}: {error}"], as_json, frame)
+        code = 1
+    raise typer.Exit(code)
+
+
+def _fail(problems: list[str], as_json: bool, frame: Mapping[str, Any] | None) -> None:
+    for problem in problems:
+        say(f"error: {problem}")
+    if as_json:
+        emit_json({**(frame or {}), "errors": problems})
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

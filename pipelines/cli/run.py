@@ -1,0 +1,170 @@
+"""`run` and `plan`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from infra.errors import Fault
+from infra.journal.runs import RunRecord
+from infra.journal.worker import Failure
+from pipelines.cli.console import RunConsole, clock
+from pipelines.cli.output import emit_json, guarded, say
+from pipelines.compose import load_config
+from pipelines.runner import Prepared, execute, prepare
+
+
+def plan_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoReturn:
+    """Prints the plan; exit 3 if a step is blocked."""
+    frame: dict[str, Any] = {"pipeline": pipeline, "status": "FAILED", "steps": []}
+
+    def work() -> int:
+        prepared = prepare(pipeline, load_config(pipeline, overrides))
+        steps = [
+            {"name": p.step.name, "key": p.key, "status": p.status, "reasons": list(p.reasons)} for p in prepared.plan
+        ]
+        blocked = any(p.status == "blocked" for p in prepared.plan)
+        if as_json:
+            emit_json(
+                {
+                    "pipeline": pipeline,
+                    "run_id": None,
+                    "status": "BLOCKED" if blocked else "PLANNED",
+                    "root": str(prepared.store.root),
+                    "tracking_uri": prepared.tracking_uri,
+                    "steps": steps,
+                    "errors": [],
+                }
+            )
+        else:
+            _print_plan(prepared)
+        return Fault.INFRASTRUCTURE.value if blocked else 0
+
+    guarded(work, as_json=as_json, frame=frame)
+
+
+def run_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoReturn:
+    """Runs, prints the result, exits by whose fault a failure was."""
+    frame: dict[str, Any] = {
+        "pipeline": pipeline,
+        "run_id": None,
+        "status": "FAILED",
+        "root": None,
+        "tracking_uri": None,
+        "steps": [],
+    }
+
+    def work() -> int:
+        prepared = prepare(pipeline, load_config(pipeline, overrides))
+        frame.update(root=str(prepared.store.root), tracking_uri=prepared.tracking_uri)
+        console = RunConsole(len(prepared.plan))
+        try:
+            result = execute(prepared, console)
+        finally:
+            console.close()
+        for failure in result.failures:
+            _tell(failure)
+        if as_json:
+            emit_json(_document(result.record))
+        elif result.record.status == "FINISHED":
+            _print_result(result.record, prepared)
+        return max((failure.fault.value for failure in result.failures), key=_severity, default=0)
+
+    guarded(work, as_json=as_json, frame=frame)
+
+
+def _severity(code: int) -> int:
+    """A bug outranks the user's mistake, which outranks the machine's."""
+    return {1: 3, 2: 2, 3: 1}.get(code, 0)
+
+
+def _tell(failure: Failure) -> None:
+    if failure.fault is Fault.BUG:
+        say(failure.traceback)
+    say(f"error: {failure.step}: {failure.message}")
+
+
+def _document(record: RunRecord) -> dict[str, Any]:
+    return {
+        "pipeline": record.pipeline,
+        "run_id": record.run_id,
+        "status": record.status,
+        "root": record.root,
+        "tracking_uri": record.tracking_uri,
+        "steps": [step.model_dump(mode="json") for step in record.steps],
+        "errors": record.errors,
+    }
+
+
+def _print_plan(prepared: Prepared) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("step", "status", "why", "key", "CPUs"):
+        table.add_column(name, overflow="fold")
+    for planned in prepared.plan:
+        cpus = f"{planned.step.resources.num_cpus:g}"
+        table.add_row(planned.step.name, planned.status, "; ".join(planned.reasons), planned.key[:12], cpus)
+    console = Console()
+    console.print(table, markup=False)
+    console.print("Independent steps run at the same time while the CPUs they hold are free.", style="dim")
+
+
+def _print_result(record: RunRecord, prepared: Prepared) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    last = record.steps[-1]
+    folder = Path(str(last.artifact_uri).removeprefix("file://"))
+    comparison = folder / "comparison.json"
+    if comparison.exists():
+        content = json.loads(comparison.read_bytes())
+        times = json.loads((folder / "measured.json").read_bytes())
+        console.print(comparison_table(content["ways"], times))
+        console.print(content["verdict"], markup=False)
+    steps = ", ".join(
+        f"{step.name} {clock(float(step.measured.get('seconds') or 0))}"
+        if step.status == "ran"
+        else f"{step.name} reused"
+        for step in record.steps
+    )
+    console.print(f"\nSteps      {steps}", markup=False, soft_wrap=True)
+    console.print(f"Artifacts  {prepared.store.root}/artifacts", markup=False, soft_wrap=True)
+    console.print(f"Report     {folder}/comparison.md and comparison.png", markup=False, soft_wrap=True)
+    console.print(f"MLflow     {ui_command_line(prepared)}", markup=False, soft_wrap=True)
+
+
+def ui_command_line(prepared: Prepared) -> str:
+    """The one command that opens the MLflow UI on this run."""
+    words = ["fromzero", "ui"]
+    if prepared.config.storage.root != ".fromzero":
+        words.append(f"storage.root={prepared.store.root}")
+    if prepared.config.tracking.uri:
+        words.append(f"tracking.uri={prepared.config.tracking.uri}")
+    return " ".join(words)
+
+
+def comparison_table(ways: list[dict[str, Any]], times: dict[str, dict[str, float | None]]) -> Table:
+    """The result as a table: one row a way to use the model."""
+    table = Table(title="On the test set", title_justify="left", header_style="bold")
+    table.add_column("way", no_wrap=True)
+    for name in ("accuracy", "95 % interval", "macro-F1", "task FLOPs", "pretraining FLOPs", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for way in ways:
+        took = [seconds for seconds in times.get(way["name"], {}).values() if seconds is not None]
+        table.add_row(
+            way["title"],
+            f"{way['accuracy']:.1%}",
+            f"{way['accuracy_low']:.1%} – {way['accuracy_high']:.1%}",
+            f"{way['macro_f1']:.3f}",
+            _flops(way["adaptation_flops"]),
+            _flops(way["pretraining_flops"]),
+            f"{sum(took):.0f}" if took else "–",
+        )
+    return table
+
+
+def _flops(value: float | None) -> str:
+    return f"{value:.1e}" if value else "–"

@@ -1,0 +1,152 @@
+"""`predict`, `ui` and `sync`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from infra.cluster.environment import apply, run_environment
+from infra.errors import InfrastructureError, UserError
+from infra.journal.lock import exclusive
+from infra.storage.store import Store
+from infra.tracking.locations import destination
+from pipelines.cli.output import emit_json, guarded, say
+from pipelines.compose import load_config
+
+
+def predict_command(texts: list[str] | None, model: str | None, settings: list[str], *, as_json: bool) -> NoReturn:
+    """Classifies `texts`, or the lines of standard input, with the champion."""
+
+    def work() -> int:
+        config = load_config("llm", settings)
+        given = texts if texts else [line.rstrip("\r\n") for line in _standard_input() if line.strip()]
+        if not given:
+            raise UserError("nothing to classify: give texts as arguments, or a text a line on standard input")
+        store = Store.open(config.storage.root)
+        apply(run_environment())
+        from components.finetuning.predict import Classifier
+        from infra.tracking.champion import find_champion
+
+        champion = find_champion(destination(config.tracking, store.root), model or config.finetune.registered_model)
+        predictions = Classifier.load(champion.folder).predict(given)
+        if as_json:
+            emit_json(
+                {
+                    "model": champion.name,
+                    "version": champion.version,
+                    "key": champion.key,
+                    "errors": [],
+                    "predictions": [
+                        {"text": text, "label": p.label, "probability": round(p.probability, 6)}
+                        for text, p in zip(given, predictions, strict=True)
+                    ],
+                }
+            )
+            return 0
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("label", "probability", "text"):
+            table.add_column(name, overflow="fold")
+        for text, prediction in zip(given, predictions, strict=True):
+            table.add_row(prediction.label, f"{prediction.probability:.1%}", text)
+        Console(highlight=False).print(table, markup=False)
+        return 0
+
+    guarded(work, as_json=as_json, frame={"model": model, "predictions": []})
+
+
+def _standard_input() -> list[str]:
+    if sys.stdin.isatty():
+        say("a text a line; end with Ctrl-D")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not UTF-8 (byte {error.start}); convert it first") from error
+
+
+def ui_command(pipeline: str, overrides: list[str], *, port: int, as_json: bool) -> NoReturn:
+    """Runs MLflow's server on the loopback address until it is interrupted."""
+
+    def work() -> int:
+        config = load_config(pipeline, overrides)
+        store = Store.open(config.storage.root)
+        target = destination(config.tracking, store.root)
+        if target.uri.startswith("http"):
+            emit_json({"url": target.uri, "errors": []}) if as_json else print(f"MLflow is at {target.uri}")
+            return 0
+        _check_port(port)
+        apply(run_environment())
+        with exclusive(store.root / "spool" / "writer.lock", "the MLflow store"):
+            target.open()  # makes or upgrades the database alone, before the server's processes meet it
+        url = f"http://127.0.0.1:{port}"
+        emit_json({"url": url, "errors": []}) if as_json else print(f"MLflow UI: {url}   (Ctrl-C ends it)", flush=True)
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+            "--backend-store-uri",
+            target.uri,
+            "--default-artifact-root",
+            str(target.artifact_location),
+        ]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        server = subprocess.Popen(command, env=environment, stdout=sys.stderr)
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            server.terminate()
+            server.wait(timeout=20)
+            return 0
+
+    guarded(work, as_json=as_json, frame={"url": None})
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(f"port {port} is taken on this machine; choose another with --port") from error
+
+
+def sync_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoReturn:
+    """Delivers every spool of this root."""
+
+    def work() -> int:
+        config = load_config(pipeline, overrides)
+        store = Store.open(config.storage.root)
+        apply(run_environment())
+        from infra.tracking.spool import spools
+        from infra.tracking.tracker import Uploader
+
+        folder = store.root / "spool"
+        done, errors = [], []
+        for spool in spools(folder):
+            uploader = Uploader(spool, destination(config.tracking, store.root), folder / "writer.lock")
+            if uploader.deliver(final=True):
+                spool.remove()
+                done.append(spool.path.stem)
+            else:
+                errors.append(f"{spool.path.stem}: {uploader.error}; {spool.pending_bytes} bytes wait")
+        if errors:
+            raise InfrastructureError("\n".join(errors))
+        if as_json:
+            emit_json({"delivered": done, "errors": []})
+        else:
+            print(f"delivered: {', '.join(done)}" if done else "nothing waits")
+        return 0
+
+    guarded(work, as_json=as_json, frame={"delivered": []})

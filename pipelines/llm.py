@@ -1,0 +1,187 @@
+"""The pipeline `llm`, and `smoke`, the same DAG on other sizes: raw text to verdict.
+
+    task ─► corpus ─► tokenizer ─► token_shards ─► pretrain_mlm ─► finetune ───────────────► compare
+     │                    │              └───────► pretrain_clm ─► tune_decoder ─► prompt ─────┘
+     └────────────────────┴─► prompt_examples ──────────────────────────┘
+
+It only binds: nothing runs, and nothing heavy is imported, until a step is executed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.pretraining.config import PretrainConfig
+from components.prompting.config import PromptExamplesConfig, PromptFormat
+from components.tokenization.config import TokenShardsConfig
+from infra.errors import ConfigError, UserError
+from infra.journal.step import Resources, Step
+from infra.storage.raw import RawFile, RawFormat, resolve
+from pipelines.config import PipelineConfig
+
+
+def build(config: PipelineConfig) -> Step:
+    """The last step, `compare`, bound to all that it needs.
+
+    Raises:
+        ConfigError: paths that name nothing, one line each.
+    """
+    raw = _Raw()
+    task_files = {
+        split: files
+        for split in ("train", "validation", "test")
+        if (files := raw.find(getattr(config.task, split), config.task.format, f"task.{split}"))
+    }
+    corpus_files = {
+        name: raw.find(source.path, source.format, f"corpus.sources[{position}].path")
+        for position, (name, source) in enumerate(zip(config.corpus.source_names(), config.corpus.sources, strict=True))
+    }
+    init = {
+        name: raw.find(getattr(config, name).model.init_from, "text", f"{name}.model.init_from")
+        for name in ("pretrain_mlm", "pretrain_clm")
+    }
+    raw.check()
+
+    data = Resources(num_cpus=1)
+    task = Step(
+        name="task", function="components.corpus.step:make_task", config=config.task, raw=task_files, resources=data
+    )
+    corpus = Step(
+        name="corpus",
+        function="components.corpus.step:make_corpus",
+        config=config.corpus,
+        inputs={"task": task},
+        raw=corpus_files,
+        resources=data,
+    )
+    tokenizer = Step(
+        name="tokenizer",
+        function="components.tokenization.step:train_tokenizer",
+        config=config.tokenizer,
+        inputs={"corpus": corpus},
+        resources=data,
+    )
+    mlm_shards = _shards("token_shards", config.pretrain_mlm, config.token_shards, corpus, tokenizer)
+    clm_shards = mlm_shards
+    if config.pretrain_clm.sequence_length != config.pretrain_mlm.sequence_length:
+        clm_shards = _shards("token_shards_clm", config.pretrain_clm, config.token_shards, corpus, tokenizer)
+    mlm = _training("pretrain_mlm", config.pretrain_mlm, tokenizer, mlm_shards, raw=init["pretrain_mlm"])
+    clm = _training("pretrain_clm", config.pretrain_clm, tokenizer, clm_shards, raw=init["pretrain_clm"])
+    finetune = Step(
+        name="finetune",
+        function="components.finetuning.step:finetune",
+        config=config.finetune,
+        inputs={"task": task, "pretrain_mlm": mlm},
+        resources=_workers(config),
+    )
+    examples = Step(
+        name="prompt_examples",
+        function="components.prompting.step:make_prompt_examples",
+        config=_examples_config(config),
+        inputs={"task": task, "tokenizer": tokenizer},
+        resources=data,
+    )
+    tuned = _training("tune_decoder", config.tune_decoder, tokenizer, examples, init=clm)
+    prompt = Step(
+        name="prompt",
+        function="components.prompting.step:prompt",
+        config=config.prompt,
+        inputs={"task": task, "pretrain_clm": clm, "tune_decoder": tuned},
+        resources=_workers(config),
+    )
+    return Step(
+        name="compare",
+        function="components.comparison.step:compare",
+        config=config.compare,
+        resources=data,
+        inputs={
+            "task": task,
+            "pretrain_mlm": mlm,
+            "pretrain_clm": clm,
+            "tune_decoder": tuned,
+            "finetune": finetune,
+            "prompt": prompt,
+        },
+    )
+
+
+def _workers(config: PipelineConfig) -> Resources:
+    cluster = config.cluster
+    return Resources(
+        num_cpus=cluster.num_workers * cluster.threads_per_worker,
+        num_gpus=cluster.num_workers * cluster.num_gpus_per_worker,
+    )
+
+
+def _shards(name: str, training: PretrainConfig, base: TokenShardsConfig, corpus: Step, tokenizer: Step) -> Step:
+    config = base.model_copy(update={"sequence_length": training.sequence_length})
+    return Step(
+        name=name,
+        function="components.tokenization.step:make_token_shards",
+        config=config,
+        inputs={"corpus": corpus, "tokenizer": tokenizer},
+        resources=Resources(num_cpus=1),
+    )
+
+
+def _training(
+    name: str,
+    config: PretrainConfig,
+    tokenizer: Step,
+    shards: Step,
+    *,
+    init: Step | None = None,
+    raw: tuple[RawFile, ...] = (),
+) -> Step:
+    inputs = {"tokenizer": tokenizer, "token_shards": shards} | ({"init": init} if init else {})
+    cluster = config.cluster
+    return Step(
+        name=name,
+        function="components.pretraining.step:pretrain",
+        config=config,
+        inputs=inputs,
+        raw={"init_from": raw} if raw else {},
+        resources=Resources(
+            num_cpus=cluster.num_workers * cluster.threads_per_worker,
+            num_gpus=cluster.num_workers * cluster.num_gpus_per_worker,
+        ),
+    )
+
+
+def _examples_config(config: PipelineConfig) -> PromptExamplesConfig:
+    shared = {name: getattr(config.prompt, name) for name in PromptFormat.model_fields}
+    return PromptExamplesConfig(
+        **shared,
+        max_examples=config.tune_examples,
+        sequence_length=config.tune_decoder.sequence_length,
+        seed=config.seed,
+    )
+
+
+class _Raw:
+    """Resolves paths and collects what is wrong with them, so that every problem is told at once."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def find(self, pattern: str | None, declared: RawFormat | None, where: str) -> tuple[RawFile, ...]:
+        """The files of `pattern`; none where it is None or wrong."""
+        if pattern is None:
+            return ()
+        try:
+            return resolve(_from_conf(pattern), declared, where)
+        except UserError as error:
+            self.problems.append(str(error))
+            return ()
+
+    def check(self) -> None:
+        """Raises ConfigError if anything was wrong."""
+        if self.problems:
+            raise ConfigError(*self.problems)
+
+
+def _from_conf(pattern: str) -> str:
+    """`conf:` stands for the folder of the configs, where the data of the defaults lies."""
+    if pattern.startswith("conf:"):
+        return str(Path(__file__).resolve().parents[1] / "conf" / pattern.removeprefix("conf:"))
+    return pattern

@@ -1,0 +1,103 @@
+"""Config and command line: what a user writes arrives, and every mistake is told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infra.errors import ConfigError
+from pipelines.compose import CONF, load_config
+from pipelines.config import PipelineConfig
+from pipelines.llm import build
+from pipelines.overrides import parse
+
+GROUP_FILES = [
+    f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.yaml")) if path.parent.name != "pipeline"
+]
+
+
+@pytest.mark.parametrize("override", GROUP_FILES)
+def test_every_file_of_conf_makes_a_valid_config(override: str) -> None:
+    group, _, name = override.partition("=")
+    also = [
+        f"{other}={name}"
+        for other in ("cluster", "pretrain")
+        if group in ("cluster", "pretrain", "model") and other != group and (CONF / other / f"{name}.yaml").exists()
+    ]
+    load_config("llm", [override, *also])
+
+
+@pytest.mark.parametrize("pipeline", ["llm", "smoke"])
+def test_every_pipeline_binds(pipeline: str) -> None:
+    assert build(load_config(pipeline, [])).name == "compare"
+
+
+@pytest.mark.parametrize(
+    ("argument", "key", "value"),
+    [
+        ("task.label_column=类别", "task.label_column", "类别"),
+        ("task.text_column=2024", "task.text_column", "2024"),
+        ("task.train=data/*.jsonl", "task.train", "data/*.jsonl"),
+        ("task.train=a b=c.jsonl", "task.train", "a b=c.jsonl"),
+        ("prompt.template=问：{{text}} 答：{{label}}", "prompt.template", "问：{{text}} 答：{{label}}"),
+        (
+            "corpus.sources=[{path: texts/*.jsonl, text_column: text}]",
+            "corpus.sources",
+            [{"path": "texts/*.jsonl", "text_column": "text"}],
+        ),
+        ("corpus.sources=[{path: *.txt}]", "corpus.sources", [{"path": "*.txt"}]),
+        ("pretrain_mlm.learning_rate=1e-3", "pretrain_mlm.learning_rate", 1e-3),
+        ("task.validation=null", "task.validation", None),
+        ("finetune.label_budgets=[100, all]", "finetune.label_budgets", [100, "all"]),
+        ("prompt.verbalizer={体育: 体育, no: no}", "prompt.verbalizer", {"体育": "体育", "no": "no"}),
+    ],
+)
+def test_values_need_no_quotes(argument: str, key: str, value: object) -> None:
+    found = parse([argument], PipelineConfig, frozenset({"corpus", "model"}))
+    assert found.values == {key: value} and not found.problems
+
+
+def test_a_group_is_chosen_and_values_lie_over_it() -> None:
+    config = load_config("llm", ["model=gpu", "pretrain_mlm.model.num_layers=3"])
+    assert (config.pretrain_mlm.model.hidden_size, config.pretrain_mlm.model.num_layers) == (768, 3)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("llm", ["pretrain_mlm.stepz=3", "pretrain_clm.steps=many", "finetunee.seeds=1"])
+    text = "\n".join(caught.value.problems)
+    assert len(caught.value.problems) == 3
+    assert "pretrain_mlm.stepz: unknown key; did you mean pretrain_mlm.steps?" in text
+    assert "pretrain_clm.steps: 'many' is not allowed" in text and "finetunee" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=huge"], "model=huge: conf/model/ has no such file; there are: gpu, gpu_cluster, laptop"),
+        (["steps"], "'steps' is not key=value"),
+        (["pretrain_mlm.global_batch_size=15"], "must be a multiple of .*num_workers=2"),
+        (["corpus.sources=[{path: a"], "corpus.sources: .* cannot be read"),
+        (["pretrain_mlm.model.num_heads=3"], "hidden_size=128 must be a multiple of"),
+        (["prompt.template=no places"], "prompt.template"),
+        (["seed=-1"], "seed: -1 is not allowed"),
+    ],
+)
+def test_mistakes_are_named(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("llm", arguments)
+
+
+def test_the_root_comes_from_the_command_line_before_the_environment_before_conf(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert load_config("llm", []).storage.root == ".fromzero"
+    monkeypatch.setenv("FROMZERO_HOME", str(tmp_path))
+    assert load_config("llm", []).storage.root == str(tmp_path)
+    assert load_config("llm", ["storage.root=x"]).storage.root == "x"
+
+
+def test_one_seed_reaches_every_stage() -> None:
+    config = load_config("llm", ["seed=7"])
+    assert {config.pretrain_mlm.seed, config.pretrain_clm.seed, config.finetune.seed, config.prompt.seed} == {7}
