@@ -101,9 +101,14 @@ class Execution:
             if planned.manifest is not None:
                 self._settle(planned, "reused", planned.manifest)
             elif planned.status == "blocked" or failed:
-                reasons = planned.reasons if planned.status == "blocked" else [f"needs {n}, which failed" for n in failed]
-                self._record(planned, StepRecord(name=planned.step.name, key=planned.key, status="blocked",
-                                                 reasons=list(reasons)), None)
+                reasons = (
+                    planned.reasons if planned.status == "blocked" else [f"needs {n}, which failed" for n in failed]
+                )
+                self._record(
+                    planned,
+                    StepRecord(name=planned.step.name, key=planned.key, status="blocked", reasons=list(reasons)),
+                    None,
+                )
             elif all(record is not None for record in states.values()) and self._fits(planned):
                 self._start(planned)
             else:
@@ -157,21 +162,25 @@ class Execution:
         self._hold(planned, -1)
         seconds = round(time.perf_counter() - running.started, 3)
         if isinstance(result, Failure):
-            record = StepRecord(name=planned.step.name, key=planned.key, status="failed", reasons=[result.message],
-                                seconds=seconds)
+            record = StepRecord(
+                name=planned.step.name, key=planned.key, status="failed", reasons=[result.message], seconds=seconds
+            )
             self._record(planned, record, None)
         else:
             self._settle(planned, "ran", result, seconds)
 
-    def _settle(
-        self, planned: PlannedStep, status: Any, manifest: Mapping[str, Any], seconds: float = 0.0
-    ) -> None:
+    def _settle(self, planned: PlannedStep, status: Any, manifest: Mapping[str, Any], seconds: float = 0.0) -> None:
         artifact = artifact_of(planned, self.store, manifest)
         self._artifacts[planned.step.name] = artifact
         self.outcome.manifests[planned.step.name] = manifest
         record = StepRecord(
-            name=planned.step.name, key=planned.key, status=status, reasons=list(planned.reasons),
-            artifact_uri=artifact.path.as_uri(), seconds=seconds, metrics=dict(manifest["metrics"]),
+            name=planned.step.name,
+            key=planned.key,
+            status=status,
+            reasons=list(planned.reasons),
+            artifact_uri=artifact.path.as_uri(),
+            seconds=seconds,
+            metrics=dict(manifest["metrics"]),
             measured=dict(manifest["measured"]),
         )
         self._record(planned, record, manifest)

@@ -104,7 +104,8 @@ def _why(step: Step, new: Mapping[str, Any], store: Store, planned: Mapping[str,
         yield "has never been made here"
         return
     upstream = [
-        name for name, parent in sorted(step.inputs.items())
+        name
+        for name, parent in sorted(step.inputs.items())
         if old["inputs"].get(name) != new["inputs"].get(name) and planned[parent.name].status == "run"
     ]
     if upstream:

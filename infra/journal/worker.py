@@ -105,7 +105,9 @@ def _failure(step: str, error: Exception, root: Path) -> Failure:
         fault=fault,
         message=message,
         traceback="".join(traceback.format_exception(error)),
-        retry=fault is Fault.INFRASTRUCTURE and not message.startswith("no space left") and not isinstance(error, LockedError),
+        retry=fault is Fault.INFRASTRUCTURE
+        and not message.startswith("no space left")
+        and not isinstance(error, LockedError),
     )
 
 
@@ -126,8 +128,16 @@ def classify(error: BaseException, root: Path) -> tuple[Fault, str]:
 
 
 _INFRASTRUCTURE = {
-    "WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", "ActorDiedError", "ActorUnavailableError",
-    "RayActorError", "ObjectLostError", "WorkerGroupStartupTimeoutError", "RaySystemError", "LocalRayletDiedError",
+    "WorkerCrashedError",
+    "NodeDiedError",
+    "OutOfMemoryError",
+    "ActorDiedError",
+    "ActorUnavailableError",
+    "RayActorError",
+    "ObjectLostError",
+    "WorkerGroupStartupTimeoutError",
+    "RaySystemError",
+    "LocalRayletDiedError",
 }
 
 

@@ -57,5 +57,7 @@ def storage_error(error: OSError, path: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"no space left on the disk of {path}; free some, then run again: finished steps are kept")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return UserError(f"storage.root: {path} cannot be written ({error.strerror}); choose another with storage.root=")
+        return UserError(
+            f"storage.root: {path} cannot be written ({error.strerror}); choose another with storage.root="
+        )
     return StorageError(f"{path}: {error.strerror or error}")

@@ -76,7 +76,7 @@ def resolve(pattern: str, declared: RawFormat | None, where: str) -> tuple[RawFi
         found = sorted(child for child in path.rglob("*") if child.is_file() and not child.name.startswith("."))
         found = [child for child in found if declared or _known(child)]
     else:
-        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207 - absolute patterns
     if not found:
         raise UserError(f"{where}: {pattern} matches no file (looked from {Path.cwd()})")
     files: dict[tuple[str, str], RawFile] = {}

@@ -1,9 +1,9 @@
 """ROOT: where artifacts lie, how one is begun, and how it becomes visible with one rename.
 
-    ROOT/artifacts/<step>/<key>/   finished, with manifest.json
-    ROOT/work/<step>/<key>/        checkpoints and finished units of a step that is not finished
-    ROOT/temporary/                outputs of attempts; rubbish after a kill, removed by the next attempt
-    ROOT/locks/ runs/ spool/       one file each
+ROOT/artifacts/<step>/<key>/   finished, with manifest.json
+ROOT/work/<step>/<key>/        checkpoints and finished units of a step that is not finished
+ROOT/temporary/                outputs of attempts; rubbish after a kill, removed by the next attempt
+ROOT/locks/ runs/ spool/       one file each
 """
 
 from __future__ import annotations

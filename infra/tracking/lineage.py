@@ -50,8 +50,12 @@ class Lineage:
         for manifest in manifests:
             step_id = f"{manifest['step']}/{manifest['key']}"
             folder = root / "artifacts" / manifest["step"] / manifest["key"]
-            facts = {"key": manifest["key"], "artifact_uri": folder.as_uri(), "metrics": manifest["metrics"],
-                     "seconds": manifest["measured"].get("seconds")}
+            facts = {
+                "key": manifest["key"],
+                "artifact_uri": folder.as_uri(),
+                "metrics": manifest["metrics"],
+                "seconds": manifest["measured"].get("seconds"),
+            }
             nodes[step_id] = Node(id=step_id, kind="step", name=manifest["step"], facts=facts)
             for raw in _raw_nodes(manifest):
                 nodes[raw.id] = raw
@@ -101,20 +105,34 @@ class Lineage:
 def _raw_nodes(manifest: Mapping[str, Any]) -> Iterator[Node]:
     for source, files in manifest["raw"].items():
         for file in files:
-            yield Node(id=f"raw/{file['sha256']}", kind="raw", name=Path(file["path"]).name,
-                       facts={"source": source, **file})
+            yield Node(
+                id=f"raw/{file['sha256']}", kind="raw", name=Path(file["path"]).name, facts={"source": source, **file}
+            )
 
 
 def _made(manifest: Mapping[str, Any], folder: Path) -> Iterator[Node]:
     for record in manifest["records"]:
         if record["type"] == "model":
-            facts = {"path": str(folder / record["path"]), "task": record["task"], "metrics": record["metrics"],
-                     "registered_name": record["registered_name"], "alias": record["alias"]}
-            yield Node(id=f"model/{manifest['key']}/{record['path']}", kind="model",
-                       name=record["registered_name"] or record["name"], facts=facts)
+            facts = {
+                "path": str(folder / record["path"]),
+                "task": record["task"],
+                "metrics": record["metrics"],
+                "registered_name": record["registered_name"],
+                "alias": record["alias"],
+            }
+            yield Node(
+                id=f"model/{manifest['key']}/{record['path']}",
+                kind="model",
+                name=record["registered_name"] or record["name"],
+                facts=facts,
+            )
         elif record["type"] == "prompt":
-            yield Node(id=f"prompt/{manifest['key']}/{record['name']}", kind="prompt", name=record["name"],
-                       facts={"template": record["template"]})
+            yield Node(
+                id=f"prompt/{manifest['key']}/{record['name']}",
+                kind="prompt",
+                name=record["name"],
+                facts={"template": record["template"]},
+            )
 
 
 def render(lineage: Lineage) -> str:
@@ -132,7 +150,8 @@ def render(lineage: Lineage) -> str:
     details = "".join(
         f'<details id="{html.escape(node.id)}"><summary><b>{html.escape(node.name)}</b> {node.kind}</summary>'
         f"<pre>{html.escape(json.dumps(node.facts, ensure_ascii=False, indent=1))}</pre></details>"
-        for layer in layers for node in layer
+        for layer in layers
+        for node in layer
     )
     return _PAGE.format(width=width, height=height, arrows=arrows, boxes=boxes, details=details)
 

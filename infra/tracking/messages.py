@@ -31,8 +31,15 @@ def pipeline_started(
 ) -> list[Message]:
     """The pipeline's own run, with its whole config."""
     return [
-        {"kind": "run", "id": run, "parent_id": None, "name": f"{pipeline} {run}", "start_time": _milliseconds(started_at),
-         "tags": {"fromzero.pipeline": pipeline, **tags}, "parameters": {k: v for k, v in flatten(config) if v is not None}},
+        {
+            "kind": "run",
+            "id": run,
+            "parent_id": None,
+            "name": f"{pipeline} {run}",
+            "start_time": _milliseconds(started_at),
+            "tags": {"fromzero.pipeline": pipeline, **tags},
+            "parameters": {k: v for k, v in flatten(config) if v is not None},
+        },
         {"kind": "text", "id": run, "name": "config.json", "text": json.dumps(config, ensure_ascii=False, indent=1)},
     ]
 
@@ -43,26 +50,47 @@ def run_ended(own_id: str, status: str, ended_at: float) -> Message:
 
 
 def step_started(
-    run: str, step: str, key: str, config: Mapping[str, Any], inputs: Mapping[str, Any], raw: Mapping[str, Any],
-    root: Path, started_at: float, tags: Mapping[str, str],
+    run: str,
+    step: str,
+    key: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    raw: Mapping[str, Any],
+    root: Path,
+    started_at: float,
+    tags: Mapping[str, str],
 ) -> list[Message]:
     """A step's run, below the pipeline's, with its config and its inputs by digest."""
     own_id = f"{run}/{step}"
     datasets = [
-        {"name": entry["step"], "digest": entry["key"], "context": name,
-         "source": str(root / "artifacts" / entry["step"] / entry["key"])}
+        {
+            "name": entry["step"],
+            "digest": entry["key"],
+            "context": name,
+            "source": str(root / "artifacts" / entry["step"] / entry["key"]),
+        }
         for name, entry in inputs.items()
     ]
     datasets += [
-        {"name": f"{source}:{Path(file['path']).name}"[:100], "digest": file["sha256"][:32], "context": "raw",
-         "source": file["path"]}
+        {
+            "name": f"{source}:{Path(file['path']).name}"[:100],
+            "digest": file["sha256"][:32],
+            "context": "raw",
+            "source": file["path"],
+        }
         for source, files in raw.items()
         for file in files
     ]
     messages: list[Message] = [
-        {"kind": "run", "id": own_id, "parent_id": run, "name": step, "start_time": _milliseconds(started_at),
-         "tags": {KEY_TAG: key, "fromzero.step": step, **tags},
-         "parameters": {k: v for k, v in flatten(config) if v is not None}},
+        {
+            "kind": "run",
+            "id": own_id,
+            "parent_id": run,
+            "name": step,
+            "start_time": _milliseconds(started_at),
+            "tags": {KEY_TAG: key, "fromzero.step": step, **tags},
+            "parameters": {k: v for k, v in flatten(config) if v is not None},
+        },
         {"kind": "text", "id": own_id, "name": "config.json", "text": json.dumps(config, ensure_ascii=False, indent=1)},
     ]
     if datasets:
@@ -88,11 +116,20 @@ def step_finished(run: str, manifest: Mapping[str, Any], folder: Path) -> list[M
     ]
     for record in manifest["records"]:
         if record["type"] == "file":
-            messages.append({"kind": "file", "id": own_id, "path": str(folder / record["path"]),
-                             "folder": record["folder"]})
+            messages.append(
+                {"kind": "file", "id": own_id, "path": str(folder / record["path"]), "folder": record["folder"]}
+            )
         elif record["type"] == "model":
-            messages.append({"kind": "model", "id": own_id, "record": record, "key": key, "time": now,
-                             "path": str(folder / record["path"])})
+            messages.append(
+                {
+                    "kind": "model",
+                    "id": own_id,
+                    "record": record,
+                    "key": key,
+                    "time": now,
+                    "path": str(folder / record["path"]),
+                }
+            )
         elif record["type"] == "prompt":
             messages.append({"kind": "prompt", "id": own_id, "record": record, "key": key})
     messages.append(run_ended(own_id, "FINISHED", manifest["finished_at"]))
@@ -103,8 +140,15 @@ def repair(manifest: Mapping[str, Any], folder: Path, root: Path) -> Message:
     """Brings back into MLflow a finished step that MLflow does not know: a new server, or a lost database."""
     run = manifest["made_by_run"]
     started = step_started(
-        run, manifest["step"], manifest["key"], manifest["config"], manifest["inputs"], manifest["raw"], root,
-        manifest["started_at"], manifest["tags"],
+        run,
+        manifest["step"],
+        manifest["key"],
+        manifest["config"],
+        manifest["inputs"],
+        manifest["raw"],
+        root,
+        manifest["started_at"],
+        manifest["tags"],
     )
     return {
         "kind": "repair",

@@ -101,7 +101,10 @@ class Uploader:
         """How it stands."""
         pending = self.spool.pending_bytes
         return Delivery(
-            complete=pending == 0, pending_bytes=pending, error=self.error, rejected=self.rejected,
+            complete=pending == 0,
+            pending_bytes=pending,
+            error=self.error,
+            rejected=self.rejected,
             run_ids=dict(self.run_ids),
         )
 
@@ -178,8 +181,17 @@ class Tracker:
         if own_id not in self._trials:
             self._trials[own_id] = 0
             parameters = {name: value for name, value in trial["parameters"].items() if value is not None}
-            self.put({"kind": "run", "id": own_id, "parent_id": parent_id, "name": trial["trial_id"], "start_time": now,
-                      "tags": {}, "parameters": parameters})
+            self.put(
+                {
+                    "kind": "run",
+                    "id": own_id,
+                    "parent_id": parent_id,
+                    "name": trial["trial_id"],
+                    "start_time": now,
+                    "tags": {},
+                    "parameters": parameters,
+                }
+            )
         for step, metrics in trial["history"][self._trials[own_id] :]:
             self._points(own_id, metrics, step, now / 1000)
         self._trials[own_id] = len(trial["history"])

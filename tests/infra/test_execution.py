@@ -69,7 +69,9 @@ def test_a_failed_step_blocks_what_needs_it_and_leaves_the_rest_to_finish(
     assert statuses(again) == {"top": "reused", "left": "ran", "right": "reused", "bottom": "ran"}
 
 
-@pytest.mark.parametrize(("fail", "status", "fault"), [("once", "ran", None), ("bug", "failed", 1), ("die", "failed", 3)])
+@pytest.mark.parametrize(
+    ("fail", "status", "fault"), [("once", "ran", None), ("bug", "failed", 1), ("die", "failed", 3)]
+)
 def test_only_infrastructure_errors_are_tried_again(
     store: Store, ray_cluster: Mapping[str, Any], fail: str, status: str, fault: int | None
 ) -> None:

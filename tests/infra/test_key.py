@@ -48,8 +48,14 @@ def test_the_key_is_the_same_in_another_process_and_hash_seed() -> None:
         "print(key_of(ToyConfig(labels=('b', 'a'))))"
     )
     keys = {
-        subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env={"PYTHONHASHSEED": seed, "PATH": ""},
-                       capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=PROJECT,
+            env={"PYTHONHASHSEED": seed, "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
         for seed in ("0", "4711")
     }
     assert keys == {key_of(ToyConfig(labels=("b", "a")))}
@@ -84,7 +90,9 @@ def project(tmp_path: Path) -> Path:
     package = tmp_path / "components"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "a.py").write_text('"""Doc."""\nfrom components import b\n\n\ndef f():\n    """Doc."""\n    return b.x\n')
+    (package / "a.py").write_text(
+        '"""Doc."""\nfrom components import b\n\n\ndef f():\n    """Doc."""\n    return b.x\n'
+    )
     (package / "b.py").write_text("x = 1\n")
     (package / "unused.py").write_text("y = 1\n")
     return tmp_path

@@ -21,8 +21,15 @@ def destination(tmp_path_factory: pytest.TempPathFactory) -> Destination:
 
 
 def run_message(run: str, parent: str | None = None) -> dict[str, object]:
-    return {"kind": "run", "id": run, "parent_id": parent, "name": run, "start_time": 1000, "tags": {"a": "b"},
-            "parameters": {"x": 1}}
+    return {
+        "kind": "run",
+        "id": run,
+        "parent_id": parent,
+        "name": run,
+        "start_time": 1000,
+        "tags": {"a": "b"},
+        "parameters": {"x": 1},
+    }
 
 
 def test_spool_reads_what_was_appended_from_where_it_was_delivered(tmp_path: Path) -> None:
@@ -56,9 +63,15 @@ def test_a_line_torn_by_a_kill_stays_alone(tmp_path: Path) -> None:
 def test_a_message_delivered_twice_changes_nothing(destination: Destination) -> None:
     writer = destination.open()
     messages = [
-        run_message("p"), run_message("p/s", "p"),
+        run_message("p"),
+        run_message("p/s", "p"),
         {"kind": "metrics", "id": "p/s", "points": [["loss", 1.5, 1, 5000], ["loss", 1.0, 2, 6000]]},
-        {"kind": "prompt", "id": "p/s", "key": "k", "record": {"type": "prompt", "name": "toy", "template": "{{text}}"}},
+        {
+            "kind": "prompt",
+            "id": "p/s",
+            "key": "k",
+            "record": {"type": "prompt", "name": "toy", "template": "{{text}}"},
+        },
         {"kind": "end", "id": "p/s", "status": "FINISHED", "end_time": 7000},
     ]
     for message in messages:

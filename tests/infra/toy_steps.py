@@ -44,12 +44,18 @@ def add(config: ToyConfig, inputs: Mapping[str, Artifact], context: StepContext)
         TrialRecord(trial_id="t0", parameters={"value": config.value}, history=((1, {"accuracy": 0.5}),))
     )
     return StepOutput(
-        metrics={"total": total, "steps": 1}, measured={"attempts": int(attempts.read_text())},
+        metrics={"total": total, "steps": 1},
+        measured={"attempts": int(attempts.read_text())},
         records=(FileRecord(path="total.txt"),),
     )
 
 
 def step(name: str, config: ToyConfig | None = None, cpus: float = 1, **inputs: Step) -> Step:
     """A step named `name`."""
-    return Step(name=name, function="tests.infra.toy_steps:add", config=config or ToyConfig(), inputs=inputs,
-                resources=Resources(num_cpus=cpus))
+    return Step(
+        name=name,
+        function="tests.infra.toy_steps:add",
+        config=config or ToyConfig(),
+        inputs=inputs,
+        resources=Resources(num_cpus=cpus),
+    )

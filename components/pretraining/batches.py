@@ -1,0 +1,147 @@
+"""From token shards to what the network takes: ids, positions, the mask that keeps documents apart, and targets.
+
+The mask is 4-D and boolean, L * L bytes a sequence (16 KiB at 128 tokens): fine up to some thousand tokens; beyond,
+attention kernels for variable lengths would serve better. A padding token sees itself only, so that no row of the
+mask is empty, which would make softmax give NaN.
+
+Shapes: B sequences, L tokens, T targets of the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from components.pretraining.config import PretrainConfig
+from components.pretraining.objectives.causal_lm import CausalLm
+from components.pretraining.objectives.label_lm import LabelLm
+from components.pretraining.objectives.masked_lm import MaskedLm
+from components.pretraining.objectives.targets import BoolArray, IntArray, Targets, Vocabulary
+from components.tokenization.shards import TokenShards
+
+
+class ObjectiveFunction(Protocol):
+    """What makes targets."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What it knows of the tokenizer."""
+        ...
+
+    def targetable(self, tokens_BL: IntArray) -> BoolArray:
+        """Which tokens may be targets."""
+        ...
+
+    def prepare(
+        self,
+        *,
+        tokens_BL: IntArray,
+        segments_BL: IntArray,
+        shard_targets_BL: BoolArray | None,
+        indices_B: IntArray,
+        epochs_B: IntArray,
+        validation: bool = False,
+    ) -> Targets:
+        """Inputs and targets of a batch."""
+        ...
+
+
+def make_objective(config: PretrainConfig, shards: TokenShards) -> ObjectiveFunction:
+    """The objective that the config names."""
+    index = shards.index
+    vocabulary = Vocabulary(
+        size=index.vocab_size,
+        pad=index.pad_token_id,
+        bos=index.bos_token_id,
+        eos=index.eos_token_id,
+        mask=index.mask_token_id,
+    )
+    if config.objective == "causal_lm":
+        return CausalLm(vocabulary=vocabulary)
+    if config.objective == "label_lm":
+        return LabelLm(vocabulary=vocabulary)
+    return MaskedLm(
+        vocabulary=vocabulary,
+        masking_rate=config.masking_rate,
+        mask_token_fraction=config.mask_token_fraction,
+        random_token_fraction=config.random_token_fraction,
+        seed=config.seed,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Tensors of one micro batch."""
+
+    input_ids_BL: torch.Tensor
+    positions_BL: torch.Tensor
+    attention_B1LL: torch.Tensor
+    target_positions_T: torch.Tensor
+    """Index into the B * L positions."""
+    target_ids_T: torch.Tensor
+    num_tokens: int
+    """Tokens without padding."""
+
+    @property
+    def num_targets(self) -> int:
+        """T."""
+        return len(self.target_ids_T)
+
+    def to(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """What the network's forward takes, on `device`."""
+        names = ("input_ids_BL", "positions_BL", "attention_B1LL", "target_positions_T", "target_ids_T")
+        return {name: getattr(self, name).to(device) for name in names}
+
+
+def attention_mask(segments_BL: IntArray, *, causal: bool) -> BoolArray:
+    """Which position (row) sees which (column): those of its own document, if `causal` up to itself; [B, 1, L, L]."""
+    mask_BLL: BoolArray = (segments_BL[:, :, None] == segments_BL[:, None, :]) & (segments_BL[:, None, :] > 0)
+    if causal:
+        mask_BLL &= np.tri(segments_BL.shape[1], dtype=bool)
+    mask_BLL |= np.eye(segments_BL.shape[1], dtype=bool)
+    return np.expand_dims(mask_BLL, 1)
+
+
+def make_batch(
+    shards: TokenShards,
+    objective: ObjectiveFunction,
+    indices_B: IntArray,
+    epochs_B: IntArray,
+    *,
+    causal: bool,
+    validation: bool = False,
+    scored: bool = True,
+) -> Batch:
+    """One micro batch.
+
+    Args:
+        shards: the split.
+        objective: makes the targets.
+        indices_B: which sequences.
+        epochs_B: in which epoch each is read.
+        causal: whether a token sees those after it.
+        validation: fixed masks.
+        scored: without it the batch has no targets: what a rank runs beside the others when it has nothing left.
+    """
+    tokens_BL, segments_BL = shards.tokens(indices_B), shards.segments(indices_B)
+    marked_BL = shards.targets(indices_B) if isinstance(objective, LabelLm) else None
+    targets = objective.prepare(
+        tokens_BL=tokens_BL,
+        segments_BL=segments_BL,
+        shard_targets_BL=marked_BL,
+        indices_B=indices_B,
+        epochs_B=epochs_B,
+        validation=validation,
+    )
+    flat_T = np.flatnonzero(targets.mask_BL) if scored else np.zeros(0, dtype=np.int64)
+    return Batch(
+        input_ids_BL=torch.from_numpy(np.ascontiguousarray(targets.inputs_BL)),
+        positions_BL=torch.from_numpy(shards.positions(indices_B)),
+        attention_B1LL=torch.from_numpy(attention_mask(segments_BL, causal=causal)),
+        target_positions_T=torch.from_numpy(flat_T),
+        target_ids_T=torch.from_numpy(targets.labels_BL.reshape(-1)[flat_T]),
+        num_tokens=int((segments_BL > 0).sum()),
+    )

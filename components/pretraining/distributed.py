@@ -1,0 +1,143 @@
+"""The training loop on Ray Train: one worker a rank, each with a DeepSpeed engine.
+
+Nothing is handed back through Ray: `ray.train.report` is taken once a controller poll, keeps metrics only beside
+checkpoints, and loses what was uploaded but not polled (Ray 2.60). Checkpoints and results are files in the work
+folder, points go to the tracker, and a worker group that Ray starts again goes on from the newest checkpoint there.
+An error that is the user's is the same on every rank; it ends the workers in peace and is raised here, so that Ray
+does not try it again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.pretraining.config import PretrainConfig
+from infra import errors
+from infra.errors import ConfigError, Fault, FromzeroError, InfrastructureError
+
+MAX_RESTARTS = 2
+"""How often Ray starts the workers again after one has failed."""
+FAILURE_NAME = "failure.json"
+ATTEMPTS_NAME = "attempts.log"
+BUGS = (TypeError, AttributeError, LookupError, NameError, AssertionError, NotImplementedError)
+"""What only wrong code raises; Ray has tried it again all the same, for it does not ask."""
+TIMEOUT_SECONDS = 1800
+"""How long a rank waits for the others in a collective."""
+
+
+def run_distributed(job: Any, run_name: str) -> None:
+    """Trains with `num_workers` Ray Train workers; returns when `export/` is in the work folder.
+
+    Args:
+        job: a `loop.TrainingJob`.
+        run_name: for people; a word is added to it, because Ray resumes a run whose name it has seen.
+
+    Raises:
+        FromzeroError: what a worker raised, itself for a bug, or InfrastructureError for what was no error of ours.
+    """
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    cluster = job.config.cluster
+    failure = job.work / FAILURE_NAME
+    failure.unlink(missing_ok=True)
+    gpus = cluster.num_gpus_per_worker
+    resources = {"CPU": float(cluster.threads_per_worker)} | ({"GPU": gpus} if gpus else {})
+    trainer = TorchTrainer(
+        train_on_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=TIMEOUT_SECONDS),
+        scaling_config=ScalingConfig(num_workers=cluster.num_workers, use_gpu=gpus > 0, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=f"{run_name}-{secrets.token_hex(4)}",
+            storage_path=str((job.work / "ray").resolve()),
+            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise unwrapped(error) from error
+    if failure.is_file():
+        raise read_failure(failure)
+
+
+def train_on_worker(settings: Mapping[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    job = settings["job"]
+    config: PretrainConfig = job.config
+    if not config.cluster.num_gpus_per_worker:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ["OMP_NUM_THREADS"] = str(config.cluster.threads_per_worker)
+    import torch
+    import torch.distributed as dist
+
+    from components.pretraining.loop import train
+
+    torch.set_num_threads(config.cluster.threads_per_worker)
+    if dist.get_rank() == 0:
+        with (job.work / ATTEMPTS_NAME).open("a", encoding="utf-8") as stream:
+            stream.write(f"{dist.get_world_size()}\n")
+    try:
+        train(job)
+    except FromzeroError as error:
+        if error.fault is not Fault.USER:
+            raise
+        if dist.get_rank() == 0:
+            write_failure(job.work / FAILURE_NAME, error)
+
+
+def write_failure(path: Path, error: FromzeroError) -> None:
+    """Writes an error down for the driver."""
+    path.write_text(json.dumps({"type": type(error).__name__, "lines": str(error).split("\n")}), encoding="utf-8")
+
+
+def read_failure(path: Path) -> FromzeroError:
+    """The error that a worker wrote down."""
+    told = json.loads(path.read_text(encoding="utf-8"))
+    kind = getattr(errors, told["type"], FromzeroError)
+    if kind is ConfigError:
+        return ConfigError(*told["lines"])
+    found: FromzeroError = kind("\n".join(told["lines"]))
+    return found
+
+
+def unwrapped(error: Exception) -> FromzeroError:
+    """Our own error out of what Ray Train raised; for a bug one with the worker's traceback; else an
+    InfrastructureError that names the worker's.
+
+    Args:
+        error: WorkerGroupError (has `worker_failures`) or ControllerError (has `controller_failure`).
+    """
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
+    found = [(rank, cause) for rank, failure in sorted(failures.items()) for cause in _causes(failure)]
+    for _, cause in found:
+        if isinstance(cause, FromzeroError):
+            return cause
+    if found:
+        rank, cause = found[0]
+        if isinstance(cause, BUGS):
+            return FromzeroError(f"training worker {rank} failed:\n{error}")
+        return InfrastructureError(
+            f"training worker {rank} failed, and again after {MAX_RESTARTS} restarts: "
+            f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1] if str(cause).strip() else 'no message'}"
+        )
+    cause = getattr(error, "controller_failure", error)
+    return InfrastructureError(f"Ray Train could not run the training: {type(cause).__name__}: {cause}")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what it was made from."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = getattr(current, "cause", None) or current.__cause__
+    return chain[::-1]

@@ -1,0 +1,128 @@
+"""What a training leaves: a Hugging Face folder that loads with nothing of ours, the metric history, and the numbers.
+
+Weights are the fp32 master weights. Everything is written beside its place and renamed, so that what is there is
+whole, and an attempt that finds it need not train again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.pretraining.checkpoint import sync_folder
+from infra.errors import StorageError
+
+EXPORT_NAME = "export"
+RESULT_NAME = "result.json"
+HISTORY_NAME = "metrics.jsonl"
+MODEL_NAME = "model"
+
+
+def model_card(
+    *,
+    title: str,
+    task: str,
+    key: str,
+    data_license: str | None,
+    metrics: Mapping[str, float | int],
+    settings: Mapping[str, Any],
+) -> str:
+    """README.md of a model folder: lineage, licence of the data, what was measured.
+
+    Args:
+        title: its name.
+        task: the transformers pipeline task.
+        key: of the step that made it.
+        data_license: of the text it was trained on, one line.
+        metrics: by name.
+        settings: what it was trained with.
+    """
+    rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics.items())
+    told = "\n".join(f"- `{name}`: `{value}`" for name, value in settings.items())
+    return f"""---
+library_name: transformers
+pipeline_tag: {task}
+tags:
+- fromzero
+---
+# {title}
+
+Trained by fromzero. Lineage key of the step that made it: `{key}`.
+
+Licence of the training data: {data_license or "not stated; ask whoever made this model"}.
+
+| metric | value |
+|---|---|
+{rows}
+
+Validation metrics are on held-out documents of the same corpus. The model says nothing true by design: it has seen
+little text, and no one has examined it for bias.
+
+Settings:
+
+{told}
+"""
+
+
+def write_export(
+    work: Path,
+    *,
+    attempt: str,
+    model: Any,
+    state: Mapping[str, torch.Tensor],
+    tokenizer: Path,
+    card: str,
+    history: Sequence[Mapping[str, Any]],
+    result: Mapping[str, Any],
+) -> None:
+    """Writes `export/` under `work`. One process calls it.
+
+    Args:
+        work: of the step.
+        attempt: a word that no other attempt has.
+        model: the language model of transformers; gives class and config.
+        state: its weights in fp32, by name.
+        tokenizer: folder whose files go beside the weights.
+        card: README.md.
+        history: metrics.jsonl.
+        result: result.json.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    folder = work / f"{EXPORT_NAME}.{attempt}.partial"
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tokenizer, folder / MODEL_NAME)
+        saved = type(model)(model.config)
+        saved.to(torch.float32).load_state_dict(dict(state), strict=False)
+        saved.tie_weights()
+        saved.config.dtype = torch.float32
+        saved.save_pretrained(folder / MODEL_NAME)
+        (folder / MODEL_NAME / "README.md").write_text(card, encoding="utf-8")
+        lines = "".join(json.dumps(row) + "\n" for row in history)
+        (folder / HISTORY_NAME).write_text(lines, encoding="utf-8")
+        (folder / RESULT_NAME).write_text(json.dumps(dict(result), indent=1) + "\n", encoding="utf-8")
+        for path in folder.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        folder.replace(work / EXPORT_NAME)
+        sync_folder(work)
+    except OSError as error:
+        raise StorageError(f"{folder}: the trained model cannot be written: {error}") from error
+
+
+def read_result(work: Path) -> dict[str, Any] | None:
+    """The numbers of a finished training, or None."""
+    path = work / EXPORT_NAME / RESULT_NAME
+    if not path.is_file():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result

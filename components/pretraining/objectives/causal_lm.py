@@ -1,0 +1,55 @@
+"""Causal language modelling: each token is predicted from those before it in its own document.
+
+    loss = - sum over t of log p(x_t | x_<t) / number of targets        (Radford et al. 2018, GPT)
+
+A document's first token in a sequence has nothing before it and is no target; `</s>` is one.
+
+Shapes: B sequences, L tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from components.pretraining.objectives.targets import BoolArray, IntArray, Targets, Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CausalLm:
+    """The objective."""
+
+    vocabulary: Vocabulary
+
+    def targetable(self, tokens_BL: IntArray) -> BoolArray:
+        """Which tokens may be targets: text and the end of a document."""
+        never = [self.vocabulary.pad, self.vocabulary.bos, self.vocabulary.mask]
+        return ~np.isin(tokens_BL, never)
+
+    def prepare(
+        self,
+        *,
+        tokens_BL: IntArray,
+        segments_BL: IntArray,
+        shard_targets_BL: BoolArray | None,
+        indices_B: IntArray,
+        epochs_B: IntArray,
+        validation: bool = False,
+    ) -> Targets:
+        """Makes each token the target of the position before it.
+
+        Args:
+            tokens_BL: token ids.
+            segments_BL: number of the document of each token, 0 for padding.
+            shard_targets_BL: not used here.
+            indices_B: not used here.
+            epochs_B: not used here.
+            validation: not used here.
+        """
+        labels_BL = np.zeros_like(tokens_BL)
+        labels_BL[:, :-1] = tokens_BL[:, 1:]
+        mask_BL = np.zeros(tokens_BL.shape, dtype=bool)
+        same_document = (segments_BL[:, 1:] == segments_BL[:, :-1]) & (segments_BL[:, 1:] > 0)
+        mask_BL[:, :-1] = same_document & self.targetable(tokens_BL[:, 1:])
+        return Targets(inputs_BL=tokens_BL, mask_BL=mask_BL, labels_BL=labels_BL)

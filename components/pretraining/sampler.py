@@ -1,0 +1,58 @@
+"""The order of samples: a pure function of (seed, epoch, global position).
+
+Each epoch is a permutation of the N sequences made by a keyed Feistel network (Black and Rogaway 2002, "Ciphers with
+arbitrary finite domains"): bijective on the next power of four, and what falls outside N is put through again (cycle
+walking, under 4 rounds on average). So nothing is shuffled and no index is held: 8 bytes of state at any N, about
+1 microsecond a sample in batches of 32 or more. A shuffled array is as good where N fits in memory and nobody resumes.
+
+Shapes: G positions, N sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from components.pretraining.hashing import mix, uint64_of
+
+IntArray = npt.NDArray[np.int64]
+UintArray = npt.NDArray[np.uint64]
+NUM_ROUNDS = 6
+
+
+def permute(offsets_G: IntArray, num_sequences: int, seed: int, epoch: int) -> IntArray:
+    """Where the permutation of (seed, epoch) sends each offset; int64 [G], each in 0..num_sequences-1."""
+    half_bits = max(1, (max(1, num_sequences - 1).bit_length() + 1) // 2)
+    half, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
+    keys = [mix(uint64_of(seed), uint64_of(epoch), uint64_of(number)) for number in range(NUM_ROUNDS)]
+    values_G = offsets_G.astype(np.uint64)
+    pending = np.arange(len(values_G))
+    while len(pending):
+        left, right = values_G[pending] >> half, values_G[pending] & mask
+        for key in keys:
+            left, right = right, left ^ (mix(key, right) & mask)
+        values_G[pending] = (left << half) | right
+        pending = pending[values_G[pending] >= num_sequences]
+    return values_G.astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampler:
+    """Which sequences are in which global batch."""
+
+    num_sequences: int
+    global_batch_size: int
+    seed: int
+
+    def global_batch(self, step: int) -> tuple[IntArray, IntArray]:
+        """Sequence numbers and epochs of batch `step` (from 0), both int64 [global_batch_size]."""
+        first = step * self.global_batch_size
+        positions_G = np.arange(first, first + self.global_batch_size, dtype=np.int64)
+        epochs_G, offsets_G = np.divmod(positions_G, self.num_sequences)
+        indices_G = np.empty_like(positions_G)
+        for epoch in np.unique(epochs_G).tolist():
+            here_G = epochs_G == epoch
+            indices_G[here_G] = permute(offsets_G[here_G], self.num_sequences, self.seed, epoch)
+        return indices_G, epochs_G

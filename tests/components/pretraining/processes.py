@@ -1,0 +1,79 @@
+"""Runs trainings on some processes with gloo, without Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[3]
+TIMEOUT_SECONDS = 300
+
+
+def run(
+    data: Path,
+    works: Mapping[Path, Mapping[str, Any]],
+    world_size: int,
+    *,
+    kill_at: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Trains one after another in the same processes; returns what rank 0 said.
+
+    Fails unless all ranks end well, or `kill_at` is given.
+
+    Args:
+        data: has `token_shards/` and `tokenizer/`.
+        works: the config of each training by its work folder.
+        world_size: processes.
+        kill_at: all ranks are killed when rank 0 logs this step.
+        environment: more variables.
+    """
+    jobs = []
+    for work, config in works.items():
+        work.mkdir(parents=True, exist_ok=True)
+        full = {"cluster": {"num_workers": world_size}, **config}
+        jobs.append({"data": str(data), "work": str(work), "config": full, "kill_at": kill_at})
+    home = next(iter(works))
+    path = home / "jobs.json"
+    path.write_text(json.dumps(jobs))
+    base = {**os.environ, "WORLD_SIZE": str(world_size), "STORE": str(home / f"store-{uuid.uuid4().hex}")}
+    base |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
+    command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(path)]
+    logs = [home / f"rank{rank}.log" for rank in range(world_size)]
+    ranks = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as stream:
+            ranks.append(
+                subprocess.Popen(command, env=base | {"RANK": str(rank)}, stdout=stream, stderr=subprocess.STDOUT)
+            )
+    try:
+        codes = [ranks[0].wait(TIMEOUT_SECONDS)]
+        if kill_at is not None:
+            for process in ranks[1:]:
+                process.kill()
+        codes += [process.wait(TIMEOUT_SECONDS) for process in ranks[1:]]
+    finally:
+        for process in ranks:
+            if process.poll() is None:
+                process.kill()
+    if kill_at is None and any(codes):
+        said = "\n".join(log.read_text() for log in logs)
+        raise RuntimeError(f"exit codes {codes}:\n{said}")
+    return logs[0].read_text()
+
+
+def history(work: Path) -> list[dict[str, float]]:
+    """Rows of `metrics.jsonl` of a finished training."""
+    lines = (work / "export" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def losses(work: Path) -> list[float]:
+    """Training losses of a finished training."""
+    return [row["train_loss"] for row in history(work) if "train_loss" in row]

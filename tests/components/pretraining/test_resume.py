@@ -1,0 +1,121 @@
+"""A killed training goes on from its newest complete checkpoint and makes the same model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CONFIG: dict[str, Any] = {
+    "model": {"hidden_size": 32, "num_layers": 2, "num_heads": 2},
+    "steps": 12,
+    "learning_rate": 0.01,
+    "sequence_length": 32,
+    "global_batch_size": 8,
+    "log_every_steps": 1,
+    "max_validation_sequences": 20,
+    "checkpoint_every_steps": 3,
+    "keep_checkpoints": 2,
+    "validation_every_steps": 4,
+}
+WEIGHTS = "export/model/model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def killed(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory, run_trainings: Any) -> Path:
+    """The work folder of a training on two ranks killed at step 8, after the checkpoints of steps 3 and 6."""
+    work = tmp_path_factory.mktemp("resume") / "killed"
+    run_trainings.run(tiny_data, {work: CONFIG}, 2, kill_at=8)
+    return work
+
+
+@pytest.fixture(scope="module")
+def outcome(killed: Path, tiny_data: Path, run_trainings: Any) -> Mapping[str, Path]:
+    """That training gone on with, beside one never killed and ones whose checkpoints were damaged before."""
+    import shutil
+
+    root = killed.parent
+    works = {name: root / name for name in ("resumed", "damaged", "unfinished", "undisturbed", "zero2")}
+    for name in ("resumed", "damaged", "unfinished", "zero2"):
+        shutil.copytree(killed, works[name])
+    newest = next((works["damaged"] / "checkpoints").glob("step_0000006.*"))
+    part = next(newest.glob("state/*optim_states.pt"))
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    next((works["unfinished"] / "checkpoints").glob("step_0000006.*/manifest.json")).unlink()
+    configs = {work: CONFIG for name, work in works.items() if name != "zero2"}
+    said = run_trainings.run(tiny_data, configs | {works["zero2"]: {**CONFIG, "zero_stage": 2}}, 2)
+    (root / "said.txt").write_text(said)
+    return {**works, "said": root / "said.txt"}
+
+
+def test_a_kill_leaves_complete_checkpoints_only(killed: Path) -> None:
+    assert sorted(path.name[:12] for path in (killed / "checkpoints").iterdir()) == ["step_0000003", "step_0000006"]
+    assert not (killed / "export").exists()
+
+
+@pytest.mark.parametrize("name", ["resumed", "damaged", "unfinished"])
+def test_losses_and_weights_are_those_of_an_undisturbed_run_to_the_bit(
+    outcome: Mapping[str, Path], name: str, run_trainings: Any
+) -> None:
+    assert run_trainings.history(outcome[name]) == run_trainings.history(outcome["undisturbed"])
+    assert (outcome[name] / WEIGHTS).read_bytes() == (outcome["undisturbed"] / WEIGHTS).read_bytes()
+
+
+def test_a_damaged_checkpoint_is_named_and_set_aside(outcome: Mapping[str, Path]) -> None:
+    aside = [path.name for path in (outcome["damaged"] / "checkpoints").glob("damaged_*")]
+    assert len(aside) == 1
+    assert aside[0].startswith("damaged_step_0000006")
+    said = outcome["said"].read_text()
+    assert "damaged checkpoint" in said
+    assert "optim_states.pt is not what its manifest says" in said
+
+
+def test_only_the_newest_checkpoints_are_kept(outcome: Mapping[str, Path]) -> None:
+    kept = sorted(path.name[:12] for path in (outcome["undisturbed"] / "checkpoints").iterdir())
+    assert kept == ["step_0000006", "step_0000009"]
+
+
+def test_the_manifest_says_what_it_must(killed: Path) -> None:
+    manifest = json.loads(next((killed / "checkpoints").glob("step_0000006.*/manifest.json")).read_text())
+    assert manifest["num_samples"] == 6 * 8
+    assert (manifest["world_size"], manifest["zero_stage"], manifest["config_digest"]) == (2, 1, "k" * 32)
+    assert "history.jsonl" in manifest["files"]
+
+
+@pytest.mark.parametrize("name", ["zero2"])
+def test_another_zero_stage_goes_on_where_it_was(outcome: Mapping[str, Path], name: str, run_trainings: Any) -> None:
+    expected = run_trainings.losses(outcome["undisturbed"])
+    assert run_trainings.losses(outcome[name]) == pytest.approx(expected, rel=5e-3)
+    assert run_trainings.losses(outcome[name])[:6] == expected[:6]
+
+
+def test_another_world_size_goes_on_where_it_was(
+    killed: Path, outcome: Mapping[str, Path], tiny_data: Path, run_trainings: Any
+) -> None:
+    import shutil
+
+    work = killed.parent / "alone"
+    shutil.copytree(killed, work)
+    run_trainings.run(tiny_data, {work: CONFIG}, 1)
+    expected = run_trainings.losses(outcome["undisturbed"])
+    found = run_trainings.losses(work)
+    assert found[:6] == expected[:6]
+    assert found == pytest.approx(expected, rel=5e-3)
+
+
+@pytest.mark.parametrize(("stage", "wanted"), [(0, "1 or 2"), (3, "1 or 2")])
+def test_a_stage_that_does_not_convert_is_refused(killed: Path, stage: int, wanted: str) -> None:
+    import torch
+
+    from components.pretraining.checkpoint import verify
+    from components.pretraining.config import PretrainConfig
+    from components.pretraining.universal import load_checkpoint
+    from infra.errors import ConfigError
+
+    checkpoint = verify(next((killed / "checkpoints").glob("step_0000006.*")), "k" * 32)
+    config = PretrainConfig.model_validate({**CONFIG, "zero_stage": stage})
+    with pytest.raises(ConfigError, match=f"zero_stage={stage}: .* at step 6 .* to {wanted} only"):
+        load_checkpoint(checkpoint, torch.nn.Linear(1, 1), config, 2)

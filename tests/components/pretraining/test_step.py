@@ -1,0 +1,125 @@
+"""The step on Ray Train: artifact, metrics, and errors that come back as ours."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.pretraining.config import PretrainConfig
+from components.pretraining.distributed import read_failure, unwrapped, write_failure
+from components.pretraining.step import pretrain
+from infra.errors import ConfigError, DataError, Fault, InfrastructureError, TrainingError
+from infra.journal.step import Artifact, StepContext
+from infra.tracking.client import StepTracker
+
+CONFIG: dict[str, Any] = {
+    "model": {"hidden_size": 32, "num_layers": 2, "num_heads": 2},
+    "steps": 6,
+    "sequence_length": 32,
+    "global_batch_size": 8,
+    "log_every_steps": 2,
+    "max_validation_sequences": 20,
+    "checkpoint_every_steps": 3,
+}
+
+
+def context(root: Path, name: str) -> StepContext:
+    """A step's context with fresh folders."""
+    for folder in ("output", "work"):
+        (root / folder).mkdir(parents=True)
+    return StepContext(
+        step=name, key="0" * 32, output=root / "output", work=root / "work", raw={}, tracker=StepTracker(step=name)
+    )
+
+
+def artifacts(data: Path) -> dict[str, Artifact]:
+    """Inputs of the step."""
+    return {
+        "tokenizer": Artifact(step="tokenizer", key="1" * 32, path=data, metrics={}),
+        "token_shards": Artifact(step="token_shards", key="2" * 32, path=data / "token_shards", metrics={}),
+    }
+
+
+def test_masked_lm_on_two_workers(ray_cluster: Mapping[str, float], tiny_data: Path, tmp_path: Path) -> None:
+    here = context(tmp_path, "pretrain_mlm")
+    output = pretrain(PretrainConfig.model_validate(CONFIG), artifacts(tiny_data), here)
+    assert {path.name for path in (here.output / "model").iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "README.md",
+    }
+    assert output.metrics["steps"] == 6
+    assert float(output.metrics["validation_loss"] or 0) > 0
+    assert {"train_loss", "validation_perplexity", "bits_per_byte", "unigram_cross_entropy", "train_flops"} <= set(
+        output.metrics
+    )
+    assert output.measured["restarts"] == 0
+    rows = [json.loads(line) for line in (here.output / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "train_loss" in row] == [2, 4, 6]
+    again = pretrain(PretrainConfig.model_validate(CONFIG), artifacts(tiny_data), _again(here, tmp_path / "again"))
+    assert again.metrics == output.metrics
+
+
+def _again(first: StepContext, output: Path) -> StepContext:
+    output.mkdir()
+    return StepContext(step=first.step, key=first.key, output=output, work=first.work, raw={}, tracker=first.tracker)
+
+
+def test_a_users_mistake_seen_by_the_workers_comes_back_as_it_is_and_is_not_retried(
+    ray_cluster: Mapping[str, float], tiny_data: Path, tmp_path: Path
+) -> None:
+    config = PretrainConfig.model_validate({**CONFIG, "learning_rate": 1e30, "warmup_steps": 0, "precision": "fp32"})
+    here = context(tmp_path, "pretrain_mlm")
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step \d of 6: lower learning_rate"):
+        pretrain(config, artifacts(tiny_data), here)
+    assert len((here.work / "attempts.log").read_text().splitlines()) == 1
+
+
+def test_values_that_do_not_fit_are_refused_before_ray(tiny_data: Path, tmp_path: Path) -> None:
+    config = PretrainConfig.model_validate({**CONFIG, "global_batch_size": 7})
+    with pytest.raises(ConfigError, match=r"global_batch_size=7 must be a multiple of cluster.num_workers=2"):
+        pretrain(config, artifacts(tiny_data), context(tmp_path, "pretrain_mlm"))
+
+
+@pytest.mark.parametrize("error", [ConfigError("a", "b"), DataError("no text"), TrainingError("nan at step 3")])
+def test_an_error_survives_the_way_from_the_worker(error: Exception, tmp_path: Path) -> None:
+    write_failure(tmp_path / "failure.json", error)  # type: ignore[arg-type]
+    found = read_failure(tmp_path / "failure.json")
+    assert type(found) is type(error)
+    assert str(found) == str(error)
+
+
+class GroupError(Exception):
+    """As Ray Train's WorkerGroupError."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("Traceback of the worker")
+        self.worker_failures = {1: cause}
+
+
+def test_a_foreign_error_names_the_worker() -> None:
+    found = unwrapped(GroupError(RuntimeError("connection closed by peer")))
+    assert isinstance(found, InfrastructureError)
+    assert "training worker 1 failed" in str(found)
+    assert "connection closed by peer" in str(found)
+
+
+def test_a_bug_in_a_worker_is_a_bug_with_its_traceback() -> None:
+    found = unwrapped(GroupError(KeyError("no such weight")))
+    assert found.fault is Fault.BUG
+    assert "Traceback of the worker" in str(found)
+
+
+def test_planning_imports_nothing_heavy() -> None:
+    code = "import sys, components.pretraining.config, components.pretraining.step; "
+    code += "heavy = {'torch', 'ray', 'transformers', 'deepspeed', 'mlflow', 'numpy'}; "
+    code += "sys.exit(len(heavy & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[3])
+    assert done.returncode == 0
