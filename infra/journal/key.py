@@ -65,7 +65,7 @@ def encode(value: Any, path: str) -> Any:
 
 
 def identity(step: Step, input_keys: Mapping[str, str]) -> dict[str, Any]:
-    """All that the key of `step` is made of, as JSON. The manifest keeps it, so that a later plan can say what changed."""
+    """All that the key of `step` is made of, as JSON. The manifest keeps it: a later plan says what changed."""
     return {
         "step": f"{step.name}={step.function}",
         "version": step.version,

@@ -27,6 +27,8 @@ class RunConsole:
         self._num_ended = 0
         self._began: dict[str, float] = {}
         self._last_line: dict[str, float] = {}
+        self._first: dict[str, tuple[float, float]] = {}
+        """(time, amount done) of the first progress of each step: the rate counts from there, not from the start-up."""
         self._live: Live | None = None
         if sys.stderr.isatty():
             self._live = Live(console=self.console, refresh_per_second=4, transient=True)
@@ -78,8 +80,12 @@ class RunConsole:
         done, total, unit = state["done"], state["total"], state["unit"]
         share = min(1.0, done / total)
         bar = "━" * round(share * BAR_WIDTH) + "╌" * (BAR_WIDTH - round(share * BAR_WIDTH))
-        rate = done / elapsed if elapsed > 0 else 0.0
-        left = f"{clock((total - done) / rate)} left" if rate > 0 else "waiting"
+        first_time, first_done = self._first.setdefault(name, (state["time"], done))
+        if done < first_done:  # a retried step counts from its new start
+            first_time, first_done = self._first[name] = (state["time"], done)
+        passed = state["time"] - first_time
+        rate = (done - first_done) / passed if passed > 0 else 0.0
+        left = f"{clock((total - done) / rate)} left" if rate > 0 else "starting"
         note = f"  {state['note']}" if state.get("note") else ""
         return (
             f"{name:<16} {bar} {share:4.0%}  {_number(done)}/{_number(total)} {unit}  "

@@ -18,15 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # `lexnames.5WN`: the number in the second field of a data line -> the lexicographer file.
-LEXICOGRAPHER_FILES = (
-    "adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body "
-    "noun.cognition noun.communication noun.event noun.feeling noun.food noun.group noun.location "
-    "noun.motive noun.object noun.person noun.phenomenon noun.plant noun.possession noun.process "
-    "noun.quantity noun.relation noun.shape noun.state noun.substance noun.time verb.body verb.change "
-    "verb.cognition verb.communication verb.competition verb.consumption verb.contact verb.creation "
-    "verb.emotion verb.motion verb.perception verb.possession verb.social verb.stative verb.weather "
-    "adj.ppl"
-).split()  # noqa: SIM905 - a list of 45 quoted names would hide them
+LEXICOGRAPHER_FILES = """
+adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body
+noun.cognition noun.communication noun.event noun.feeling noun.food noun.group noun.location noun.motive
+noun.object noun.person noun.phenomenon noun.plant noun.possession noun.process noun.quantity
+noun.relation noun.shape noun.state noun.substance noun.time verb.body verb.change verb.cognition
+verb.communication verb.competition verb.consumption verb.contact verb.creation verb.emotion verb.motion
+verb.perception verb.possession verb.social verb.stative verb.weather adj.ppl
+""".split()  # noqa: SIM905 - a list of 45 quoted names would hide them
 NUM_TASK_LABELS = 10
 
 
