@@ -22,7 +22,7 @@ def test_every_file_of_conf_makes_a_valid_config(override: str) -> None:
     group, _, name = override.partition("=")
     also = [
         f"{other}={name}"
-        for other in ("cluster", "pretrain")
+        for other in ("cluster", "pretrain", "model")
         if group in ("cluster", "pretrain", "model") and other != group and (CONF / other / f"{name}.yaml").exists()
     ]
     load_config("llm", [override, *also])

@@ -1,3 +1,5 @@
+"""The reference points: majority class and TF-IDF against scikit-learn and by hand."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The comparison as a step: its table, its verdict and its picture."""
+
 from __future__ import annotations
 
 import dataclasses

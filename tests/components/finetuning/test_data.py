@@ -1,3 +1,5 @@
+"""Label budgets, batches and encoded splits are pure functions of task, tokenizer and seed."""
+
 from collections import Counter
 from itertools import islice
 

@@ -1,3 +1,5 @@
+"""Scores and bootstraps against scikit-learn and against values by hand."""
+
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support

@@ -1,3 +1,5 @@
+"""Successive halving depends on metrics by trial index alone."""
+
 import itertools
 import random
 

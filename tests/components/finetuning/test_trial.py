@@ -1,3 +1,5 @@
+"""A fit resumes to the bit, and its saved model gives the accuracy that was reported."""
+
 import dataclasses
 import itertools
 from pathlib import Path
