@@ -97,7 +97,7 @@ def truncated(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
-        ("empty.txt", lambda path: path.write_text("\n \n\n"), "no document"),
+        ("empty.txt", lambda path: path.write_text("\n \n\n"), "0 of 3 rows are left as documents"),
         ("latin.txt", latin, "latin.txt"),
         ("cut.txt.gz", truncated, "cut.txt.gz"),
     ],
