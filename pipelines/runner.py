@@ -140,6 +140,8 @@ def execute(prepared: Prepared, console: Console) -> Result:
         runs.save(store, record)
     if delivery and not delivery.complete:
         console.say(f"MLflow did not take everything ({delivery.error}); `fromzero sync` delivers the rest later")
+    if delivery and delivery.rejected:
+        console.say(f"MLflow refused {delivery.rejected} messages; they are in {store.root}/spool/{run}.rejected")
     return Result(record=record, failures=tuple(outcome.failures))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -29,7 +31,6 @@ def find_champion(destination: Destination, name: str, alias: str = "champion") 
         UserError: no such model or alias.
         InfrastructureError: MLflow does not answer.
     """
-    from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     if destination.uri.startswith("sqlite:") and not Path(destination.uri.removeprefix("sqlite:///")).exists():
@@ -44,10 +45,18 @@ def find_champion(destination: Destination, name: str, alias: str = "champion") 
         raise InfrastructureError(f"{destination.uri} does not answer: {error}") from error
     folder = _local(version.tags.get(URI_TAG, ""))
     if not (folder / "config.json").is_file():
-        folder = Path(download_artifacts(artifact_uri=version.source, tracking_uri=destination.uri)) / "model"
-        if not (folder / "tokenizer.json").is_file():  # MLflow keeps the tokenizer beside the model
-            raise InfrastructureError(f"{name} version {version.version}: its files hold no tokenizer")
+        folder = _download(version.source, destination.uri)
     return Champion(name=name, version=str(version.version), key=version.tags.get(KEY_TAG, ""), folder=folder)
+
+
+def _download(source: str, tracking_uri: str) -> Path:
+    """The model's files in one new temporary folder: MLflow keeps the tokenizer beside the weights."""
+    from mlflow.artifacts import download_artifacts
+
+    copy = tempfile.mkdtemp(prefix="fromzero-champion-")
+    folder = Path(download_artifacts(artifact_uri=source, tracking_uri=tracking_uri, dst_path=copy))
+    shutil.copytree(folder / "components" / "tokenizer", folder / "model", dirs_exist_ok=True)
+    return folder / "model"
 
 
 def _local(uri: str) -> Path:

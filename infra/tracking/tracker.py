@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,18 @@ class Tracker:
             self._trial(own_id, payload["trial"])
 
     def put(self, message: Mapping[str, Any]) -> None:
-        """Spools a message for the writer as it is."""
+        """Spools a message for the writer.
+
+        A point at a training step that this run already has is dropped: a resumed training sends some again, and a
+        step's last metrics may stand in its curve already.
+        """
+        if message["kind"] == "metrics":
+            message = {
+                **message,
+                "points": [point for point in message["points"] if self._is_new(message["id"], point)],
+            }
+            if not message["points"]:
+                return
         try:
             self.spool.append(message)
         except OSError as error:  # telemetry boundary: a full disk is the run's error to report, not the tracker's
@@ -165,15 +176,16 @@ class Tracker:
         if not self.spool.pending_bytes:
             self.spool.remove()
 
+    def _is_new(self, own_id: str, point: Sequence[Any]) -> bool:
+        key, _, step, _ = point
+        if step <= self._last_step.get((own_id, key), -1):
+            return False
+        self._last_step[own_id, key] = step
+        return True
+
     def _points(self, own_id: str, metrics: Mapping[str, float], step: int, seconds: float) -> None:
-        """A point at a training step that this run already has is dropped: a resumed training sends some again."""
-        points = []
-        for key, value in metrics.items():
-            if step > self._last_step.get((own_id, key), -1):
-                self._last_step[own_id, key] = step
-                points.append([key, float(value), step, int(seconds * 1000)])
-        if points:
-            self.put({"kind": "metrics", "id": own_id, "points": points})
+        points = [[key, float(value), step, int(seconds * 1000)] for key, value in metrics.items()]
+        self.put({"kind": "metrics", "id": own_id, "points": points})
 
     def _trial(self, parent_id: str, trial: Mapping[str, Any]) -> None:
         own_id = f"{parent_id}/{trial['trial_id']}"

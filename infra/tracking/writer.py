@@ -169,18 +169,22 @@ class Writer:
             self._register(record, model_id, run_id, tags)
 
     def _find_model(self, own_id: str) -> str | None:
-        found = self.client.search_logged_models(
-            [self.experiment_id], f"tags.`{ID_TAG}` = '{own_id}' AND status = 'READY'", max_results=1
-        )
-        return str(found[0].model_id) if found else None
+        query = f"tags.`{ID_TAG}` = '{own_id}'"  # 3.17 takes a status in the query, and finds nothing by it
+        found = self.client.search_logged_models([self.experiment_id], query)
+        return next((str(model.model_id) for model in found if model.status.value == "READY"), None)
 
     def _upload(self, model_id: str, record: ModelRecord, path: Path) -> None:
         import mlflow.transformers
+        import transformers
 
+        # MLflow 3.17 fails on a folder's name with transformers 5 ('str' object has no attribute '__name__').
+        classes = {"text-classification": "AutoModelForSequenceClassification", "fill-mask": "AutoModelForMaskedLM"}
+        model = getattr(transformers, classes.get(record.task, "AutoModelForCausalLM")).from_pretrained(path)
+        parts = {"model": model, "tokenizer": transformers.AutoTokenizer.from_pretrained(path)}
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "model"
             mlflow.transformers.save_model(
-                str(path), str(target), task=record.task, pip_requirements=["transformers", "torch", "safetensors"]
+                parts, str(target), task=record.task, pip_requirements=["transformers", "torch", "safetensors"]
             )
             self.client.log_model_artifacts(model_id, str(target))
 

@@ -151,3 +151,16 @@ def test_several_processes_that_meet_a_fresh_store_do_not_break_it(tmp_path: Pat
     assert outcomes == ["delivered"] * 3
     writer = Writer(fresh.uri, "e", None)
     assert len(writer.client.search_runs([writer.experiment_id])) == 3
+
+
+def test_a_models_last_metrics_do_not_stand_in_its_curve_twice(tmp_path: Path, destination: Destination) -> None:
+    tracker = Tracker("twice", tmp_path, destination)
+    tracker.put(run_message("twice/s"))
+    tracker.receive("metrics", "s", {"metrics": {"train_loss": 2.0}, "step": 20, "time": 1.0})
+    tracker.put(
+        {"kind": "metrics", "id": "twice/s", "points": [["train_loss", 2.0, 20, 9000], ["flops", 1.0, 20, 9000]]}
+    )
+    run_id = tracker.flush(60).run_ids["twice/s"]
+    tracker.close()
+    client = destination.open().client
+    assert [len(client.get_metric_history(run_id, name)) for name in ("train_loss", "flops")] == [1, 1]
