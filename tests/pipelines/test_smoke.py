@@ -43,7 +43,8 @@ def folder_of(smoke: Smoke, name: str) -> Path:
 def client(smoke: Smoke) -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=smoke.result.json["tracking_uri"])
+    uri = smoke.result.json["tracking_uri"]
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)  # other tests of this process have set another registry
 
 
 @pytest.fixture(scope="module")
