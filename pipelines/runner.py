@@ -24,6 +24,7 @@ from infra.journal.runs import RunRecord, StepRecord
 from infra.journal.worker import Failure
 from infra.storage.store import Store
 from infra.tracking import messages
+from infra.tracking.actor import TrackerHandle, start_tracker
 from infra.tracking.lineage import Lineage, render
 from infra.tracking.locations import destination
 from infra.tracking.tracker import Delivery
@@ -120,15 +121,11 @@ def execute(prepared: Prepared, console: Console) -> Result:
     status: runs.RunStatus = "KILLED"
     try:
         with _terminable(), ray_session(prepared.config.cluster) as cluster:
-            from infra.tracking.actor import ActorSink, start_tracker
-
             target = destination(prepared.config.tracking, store.root)
             tracker = start_tracker(run, store.root / "spool", target)
             session = _Session(prepared, record, tracker, console)
             session.begin(dead)
-            execution = Execution(
-                prepared.plan, store, ActorSink(handle=tracker), cluster, session.facts, session.listener()
-            )
+            execution = Execution(prepared.plan, store, tracker.sink, cluster, session.facts, session.listener())
             outcome = execution.outcome
             try:
                 execution.run()
@@ -148,15 +145,13 @@ def execute(prepared: Prepared, console: Console) -> Result:
 class _Session:
     """One run's messages to MLflow and to the console."""
 
-    def __init__(self, prepared: Prepared, record: RunRecord, tracker: Any, console: Console) -> None:
+    def __init__(self, prepared: Prepared, record: RunRecord, tracker: TrackerHandle, console: Console) -> None:
         self.prepared = prepared
         self.record = record
         self.tracker = tracker
         self.console = console
         self.tags = git.commit()
         self.facts: Mapping[str, Any] = {"made_by_run": record.id, "tags": self.tags}
-        self._progress: dict[str, Mapping[str, Any]] = {}
-        self._asked: Any = None
 
     def listener(self) -> Listener:
         """For the execution."""
@@ -166,20 +161,18 @@ class _Session:
         """Opens the pipeline's run, closes those of the dead."""
         config = self.prepared.config.model_dump(mode="json")
         now = self.record.started_at
-        self._put(*messages.pipeline_started(self.record.id, self.prepared.pipeline, config, self.tags, now))
+        self.tracker.put(*messages.pipeline_started(self.record.id, self.prepared.pipeline, config, self.tags, now))
         for other in dead:
             steps = [planned.step.name for planned in self.prepared.plan]
             for own_id in (other.id, *(f"{other.id}/{name}" for name in steps)):
-                self._put({"kind": "kill", "id": own_id, "end_time": int((other.finished_at or now) * 1000)})
+                self.tracker.put({"kind": "kill", "id": own_id, "end_time": int((other.finished_at or now) * 1000)})
 
-    def end(self, status: runs.RunStatus, outcome: Outcome) -> Delivery | None:
+    def end(self, status: runs.RunStatus, outcome: Outcome) -> Delivery:
         """Sends lineage, closes the pipeline's run, waits for the delivery."""
-        import ray
-
         if outcome.manifests:
             lineage = Lineage.of(list(outcome.manifests.values()), self.prepared.store.root)
             for name, text in (("lineage.json", lineage.to_json()), ("lineage.html", render(lineage))):
-                self._put({"kind": "text", "id": self.record.id, "name": name, "text": text})
+                self.tracker.put({"kind": "text", "id": self.record.id, "name": name, "text": text})
         numbers = {
             f"{name}.{key}": value
             for name, manifest in outcome.manifests.items()
@@ -187,16 +180,13 @@ class _Session:
             if isinstance(value, int | float)
         }
         now = int(time.time() * 1000)
-        self._put({"kind": "metrics", "id": self.record.id, "points": [[k, v, 0, now] for k, v in numbers.items()]})
-        self._put(messages.run_ended(self.record.id, status, time.time()))
+        self.tracker.put(
+            {"kind": "metrics", "id": self.record.id, "points": [[k, v, 0, now] for k, v in numbers.items()]}
+        )
+        self.tracker.put(messages.run_ended(self.record.id, status, time.time()))
         timeout = self.prepared.config.tracking.flush_timeout_seconds
         self.console.say("delivering to MLflow")
-        try:
-            delivery: Delivery = ray.get(self.tracker.flush.remote(timeout), timeout=timeout + 30)
-            ray.get(self.tracker.close.remote(), timeout=90)
-            return delivery
-        except Exception as error:  # telemetry boundary: the spool has it all, and `sync` delivers
-            return Delivery(complete=False, pending_bytes=0, error=f"the tracker is gone: {type(error).__name__}")
+        return self.tracker.finish(timeout)
 
     def _started(self, planned: PlannedStep) -> None:
         inputs = {
@@ -208,7 +198,7 @@ class _Session:
             for source, files in planned.step.raw.items()
         }
         config = planned.step.config.model_dump(mode="json")
-        self._put(
+        self.tracker.put(
             *messages.step_started(
                 self.record.id,
                 planned.step.name,
@@ -226,31 +216,19 @@ class _Session:
     def _ended(self, planned: PlannedStep, record: StepRecord, manifest: Mapping[str, Any] | None) -> None:
         folder = self.prepared.store.artifact_folder(planned.step.name, planned.key)
         if record.status == "ran" and manifest is not None:
-            self._put(*messages.step_finished(self.record.id, manifest, folder))
+            self.tracker.put(*messages.step_finished(self.record.id, manifest, folder))
         elif record.status == "reused" and manifest is not None:
-            self._put(messages.repair(manifest, folder, self.prepared.store.root))
+            self.tracker.put(messages.repair(manifest, folder, self.prepared.store.root))
         elif record.status == "failed":
             own_id = f"{self.record.id}/{planned.step.name}"
-            self._put(
+            self.tracker.put(
                 {"kind": "tags", "id": own_id, "tags": {"fromzero.error": "\n".join(record.reasons)}},
                 messages.run_ended(own_id, "FAILED", time.time()),
             )
         self.console.ended(planned, record)
 
     def _tick(self, running: Sequence[str]) -> None:
-        import ray
-
-        if self._asked is None:
-            self._asked = self.tracker.progress.remote()
-        elif ray.wait([self._asked], timeout=0)[0]:
-            with contextlib.suppress(Exception):  # telemetry boundary: progress is only for show
-                self._progress = ray.get(self._asked)
-            self._asked = None
-        self.console.tick(running, self._progress)
-
-    def _put(self, *batch: Mapping[str, Any]) -> None:
-        for message in batch:
-            self.tracker.put.remote(message)
+        self.console.tick(running, self.tracker.progress())
 
 
 def _reused(prepared: Prepared, console: Console) -> RunRecord:

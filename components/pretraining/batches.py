@@ -10,7 +10,6 @@ Shapes: B sequences, L tokens, T targets of the batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,37 +18,11 @@ from components.pretraining.config import PretrainConfig
 from components.pretraining.objectives.causal_lm import CausalLm
 from components.pretraining.objectives.label_lm import LabelLm
 from components.pretraining.objectives.masked_lm import MaskedLm
-from components.pretraining.objectives.targets import BoolArray, IntArray, Targets, Vocabulary
+from components.pretraining.objectives.objective import BoolArray, IntArray, Objective, Sequences, Vocabulary
 from components.tokenization.shards import TokenShards
 
 
-class ObjectiveFunction(Protocol):
-    """What makes targets."""
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """What it knows of the tokenizer."""
-        ...
-
-    def targetable(self, tokens_BL: IntArray) -> BoolArray:
-        """Which tokens may be targets."""
-        ...
-
-    def prepare(
-        self,
-        *,
-        tokens_BL: IntArray,
-        segments_BL: IntArray,
-        shard_targets_BL: BoolArray | None,
-        indices_B: IntArray,
-        epochs_B: IntArray,
-        validation: bool = False,
-    ) -> Targets:
-        """Inputs and targets of a batch."""
-        ...
-
-
-def make_objective(config: PretrainConfig, shards: TokenShards) -> ObjectiveFunction:
+def make_objective(config: PretrainConfig, shards: TokenShards) -> Objective:
     """The objective that the config names."""
     index = shards.index
     vocabulary = Vocabulary(
@@ -107,7 +80,7 @@ def attention_mask(segments_BL: IntArray, *, causal: bool) -> BoolArray:
 
 def make_batch(
     shards: TokenShards,
-    objective: ObjectiveFunction,
+    objective: Objective,
     indices_B: IntArray,
     epochs_B: IntArray,
     *,
@@ -126,22 +99,20 @@ def make_batch(
         validation: fixed masks.
         scored: without it the batch has no targets: what a rank runs beside the others when it has nothing left.
     """
-    tokens_BL, segments_BL = shards.tokens(indices_B), shards.segments(indices_B)
-    marked_BL = shards.targets(indices_B) if isinstance(objective, LabelLm) else None
-    targets = objective.prepare(
-        tokens_BL=tokens_BL,
-        segments_BL=segments_BL,
-        shard_targets_BL=marked_BL,
+    sequences = Sequences(
+        tokens_BL=shards.tokens(indices_B),
+        segments_BL=shards.segments(indices_B),
+        marked_BL=shards.targets(indices_B) if shards.split.num_target_tokens is not None else None,
         indices_B=indices_B,
         epochs_B=epochs_B,
-        validation=validation,
     )
+    targets = objective.prepare(sequences, validation=validation)
     flat_T = np.flatnonzero(targets.mask_BL) if scored else np.zeros(0, dtype=np.int64)
     return Batch(
         input_ids_BL=torch.from_numpy(np.ascontiguousarray(targets.inputs_BL)),
         positions_BL=torch.from_numpy(shards.positions(indices_B)),
-        attention_B1LL=torch.from_numpy(attention_mask(segments_BL, causal=causal)),
+        attention_B1LL=torch.from_numpy(attention_mask(sequences.segments_BL, causal=causal)),
         target_positions_T=torch.from_numpy(flat_T),
         target_ids_T=torch.from_numpy(targets.labels_BL.reshape(-1)[flat_T]),
-        num_tokens=int((segments_BL > 0).sum()),
+        num_tokens=int((sequences.segments_BL > 0).sum()),
     )

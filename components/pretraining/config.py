@@ -12,7 +12,7 @@ from pydantic import Field
 from infra.cluster.config import ClusterConfig
 from infra.journal.config import FrozenConfig, execution_field
 
-Objective = Literal["masked_lm", "causal_lm", "label_lm"]
+ObjectiveName = Literal["masked_lm", "causal_lm", "label_lm"]
 Architecture = Literal["modernbert", "bert", "llama"]
 
 
@@ -44,7 +44,7 @@ class ModelConfig(FrozenConfig):
 class PretrainConfig(FrozenConfig):
     """One training of a language model."""
 
-    objective: Objective = Field("masked_lm", description="what the loss is")
+    objective: ObjectiveName = Field("masked_lm", description="what the loss is")
     model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
     steps: int = Field(1000, ge=1, description="optimizer steps")
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")

@@ -22,9 +22,10 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from components.pretraining.batches import ObjectiveFunction, make_batch
+from components.pretraining.batches import make_batch
 from components.pretraining.config import PretrainConfig
 from components.pretraining.engine import TrainingEngine
+from components.pretraining.objectives.objective import Objective
 from components.tokenization.shards import TokenShards
 from infra.errors import DataError
 
@@ -46,7 +47,7 @@ class Evaluation:
         """Nats per target."""
         return self.nats / int(self.target_counts_V.sum())
 
-    def metrics(self, objective: ObjectiveFunction, shards: TokenShards) -> dict[str, float]:
+    def metrics(self, objective: Objective, shards: TokenShards) -> dict[str, float]:
         """The metrics above but the unigram's; bits per byte only where all text is predicted."""
         found = {"validation_loss": self.loss, "validation_perplexity": math.exp(min(self.loss, 700.0))}
         counts_V = self.target_counts_V.copy()
@@ -58,9 +59,7 @@ class Evaluation:
         return found
 
 
-def evaluate(
-    engine: TrainingEngine, shards: TokenShards, objective: ObjectiveFunction, config: PretrainConfig
-) -> Evaluation:
+def evaluate(engine: TrainingEngine, shards: TokenShards, objective: Objective, config: PretrainConfig) -> Evaluation:
     """Scores the first `max_validation_sequences` of the split. All ranks call it and get the same.
 
     Raises:
@@ -95,7 +94,7 @@ def evaluate(
     return evaluation
 
 
-def training_counts(shards: TokenShards, objective: ObjectiveFunction) -> IntArray | None:
+def training_counts(shards: TokenShards, objective: Objective) -> IntArray | None:
     """How often each token stands in the training split, among those that can be targets; int64 [V].
 
     From the marks where the shards have them, else from `unigram_counts.npy`; None without either.
@@ -114,9 +113,7 @@ def training_counts(shards: TokenShards, objective: ObjectiveFunction) -> IntArr
     return counts_V
 
 
-def unigram_cross_entropy(
-    training_counts_V: IntArray, target_counts_V: IntArray, objective: ObjectiveFunction
-) -> float:
+def unigram_cross_entropy(training_counts_V: IntArray, target_counts_V: IntArray, objective: Objective) -> float:
     """Nats per target of the add-one smoothed training unigrams.
 
     Args:

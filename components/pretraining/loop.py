@@ -21,13 +21,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from components.pretraining.batches import Batch, ObjectiveFunction, make_batch, make_objective
+from components.pretraining.batches import Batch, make_batch, make_objective
 from components.pretraining.checkpoint import Checkpoint, CheckpointStore, Progress
 from components.pretraining.config import PretrainConfig
 from components.pretraining.engine import TrainingEngine
 from components.pretraining.evaluation import evaluate, training_counts, unigram_cross_entropy
 from components.pretraining.export import model_card, read_result, write_export
 from components.pretraining.models import TargetLoss, build_model
+from components.pretraining.objectives.objective import Objective
 from components.pretraining.sampler import Sampler
 from components.pretraining.schedule import learning_rate
 from components.pretraining.universal import load_checkpoint
@@ -147,7 +148,7 @@ def _batches(
     step: int,
     sampler: Sampler,
     shards: TokenShards,
-    objective: ObjectiveFunction,
+    objective: Objective,
     config: PretrainConfig,
     micro_batch_size: int,
 ) -> list[Batch]:
@@ -211,7 +212,7 @@ def _after_step(
     attempt: str,
     state: _State,
     validation: TokenShards,
-    objective: ObjectiveFunction,
+    objective: Objective,
 ) -> None:
     """Logs, validates and saves when it is time."""
     config, step, last = job.config, state.progress.step, state.progress.step == job.config.steps

@@ -6,23 +6,13 @@ spool, and a message that it takes twice changes nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infra.tracking.tracker import Delivery, Destination, Tracker
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ActorSink:
-    """A `client.Sink` that sends to the tracker actor."""
-
-    handle: Any
-
-    def send(self, kind: str, step: str, payload: Mapping[str, Any]) -> None:
-        """Fire and forget."""
-        self.handle.receive.remote(kind, step, dict(payload))
 
 
 class TrackerActor:
@@ -52,8 +42,61 @@ class TrackerActor:
         self._tracker.close()
 
 
-def start_tracker(run: str, spool_folder: Path, destination: Destination) -> Any:
-    """Starts the actor on this node; returns its handle."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActorSink:
+    """A `client.Sink` that sends to the tracker actor."""
+
+    handle: Any
+
+    def send(self, kind: str, step: str, payload: Mapping[str, Any]) -> None:
+        """Fire and forget."""
+        self.handle.receive.remote(kind, step, dict(payload))
+
+
+class TrackerHandle:
+    """The driver's end of the tracker actor."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self._asked: Any = None
+        self._progress: Mapping[str, Mapping[str, Any]] = {}
+
+    @property
+    def sink(self) -> ActorSink:
+        """For the steps; can be pickled."""
+        return ActorSink(handle=self._actor)
+
+    def put(self, *batch: Mapping[str, Any]) -> None:
+        """Sends messages; does not wait."""
+        for message in batch:
+            self._actor.put.remote(message)
+
+    def progress(self) -> Mapping[str, Mapping[str, Any]]:
+        """The newest progress that has arrived; asks for newer, and does not wait for it."""
+        import ray
+
+        if self._asked is None:
+            self._asked = self._actor.progress.remote()
+        elif ray.wait([self._asked], timeout=0)[0]:
+            with contextlib.suppress(Exception):  # telemetry boundary: progress is only for show
+                self._progress = ray.get(self._asked)
+            self._asked = None
+        return self._progress
+
+    def finish(self, timeout_seconds: float) -> Delivery:
+        """Waits until all is delivered or the time is up, and stops the actor. Raises nothing."""
+        import ray
+
+        try:
+            delivery: Delivery = ray.get(self._actor.flush.remote(timeout_seconds), timeout=timeout_seconds + 30)
+            ray.get(self._actor.close.remote(), timeout=90)
+            return delivery
+        except Exception as error:  # telemetry boundary: the spool has it all, and `sync` delivers
+            return Delivery(complete=False, pending_bytes=0, error=f"the tracker is gone: {type(error).__name__}")
+
+
+def start_tracker(run: str, spool_folder: Path, destination: Destination) -> TrackerHandle:
+    """Starts the actor on this node."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -64,4 +107,4 @@ def start_tracker(run: str, spool_folder: Path, destination: Destination) -> Any
         max_task_retries=-1,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False),
     )
-    return actor.remote(run, str(spool_folder), destination)
+    return TrackerHandle(actor.remote(run, str(spool_folder), destination))

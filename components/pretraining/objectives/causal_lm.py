@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.pretraining.objectives.targets import BoolArray, IntArray, Targets, Vocabulary
+from components.pretraining.objectives.objective import BoolArray, IntArray, Sequences, Targets, Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,26 +27,9 @@ class CausalLm:
         never = [self.vocabulary.pad, self.vocabulary.bos, self.vocabulary.mask]
         return ~np.isin(tokens_BL, never)
 
-    def prepare(
-        self,
-        *,
-        tokens_BL: IntArray,
-        segments_BL: IntArray,
-        shard_targets_BL: BoolArray | None,
-        indices_B: IntArray,
-        epochs_B: IntArray,
-        validation: bool = False,
-    ) -> Targets:
-        """Makes each token the target of the position before it.
-
-        Args:
-            tokens_BL: token ids.
-            segments_BL: number of the document of each token, 0 for padding.
-            shard_targets_BL: not used here.
-            indices_B: not used here.
-            epochs_B: not used here.
-            validation: not used here.
-        """
+    def prepare(self, sequences: Sequences, *, validation: bool = False) -> Targets:
+        """Makes each token the target of the position before it."""
+        tokens_BL, segments_BL = sequences.tokens_BL, sequences.segments_BL
         labels_BL = np.zeros_like(tokens_BL)
         labels_BL[:, :-1] = tokens_BL[:, 1:]
         mask_BL = np.zeros(tokens_BL.shape, dtype=bool)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from components.pretraining.hashing import mix, uint64_of, uniform
-from components.pretraining.objectives.targets import BoolArray, IntArray, Targets, Vocabulary
+from components.pretraining.objectives.objective import BoolArray, IntArray, Sequences, Targets, Vocabulary
 
 TRAINING, VALIDATION = 1, 2
 CHOICE, REPLACEMENT, TOKEN = 1, 2, 3
@@ -37,32 +37,15 @@ class MaskedLm:
         """Which tokens may be targets: those that stand for text."""
         return ~np.isin(tokens_BL, self.vocabulary.special)
 
-    def prepare(
-        self,
-        *,
-        tokens_BL: IntArray,
-        segments_BL: IntArray,
-        shard_targets_BL: BoolArray | None,
-        indices_B: IntArray,
-        epochs_B: IntArray,
-        validation: bool = False,
-    ) -> Targets:
-        """Hides tokens.
-
-        Args:
-            tokens_BL: token ids.
-            segments_BL: number of the document of each token, 0 for padding.
-            shard_targets_BL: not used here.
-            indices_B: number of each sequence in its split.
-            epochs_B: epoch in which it is read.
-            validation: masks that neither the seed nor the epoch changes, so that losses can be compared.
-        """
+    def prepare(self, sequences: Sequences, *, validation: bool = False) -> Targets:
+        """Hides tokens."""
+        tokens_BL, segments_BL, epochs_B = sequences.tokens_BL, sequences.segments_BL, sequences.epochs_B
         purpose = VALIDATION if validation else TRAINING
         rows_B1 = mix(
             uint64_of(0 if validation else self.seed),
             uint64_of(purpose),
             (np.zeros_like(epochs_B) if validation else epochs_B).astype(np.uint64),
-            indices_B.astype(np.uint64),
+            sequences.indices_B.astype(np.uint64),
         )[:, None]
         columns_1L = np.arange(tokens_BL.shape[1], dtype=np.uint64)[None, :]
         candidates_BL = (segments_BL > 0) & self.targetable(tokens_BL)

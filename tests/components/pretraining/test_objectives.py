@@ -17,7 +17,7 @@ from components.pretraining.models import TargetLoss, build_model, count_paramet
 from components.pretraining.objectives.causal_lm import CausalLm
 from components.pretraining.objectives.label_lm import LabelLm
 from components.pretraining.objectives.masked_lm import MaskedLm
-from components.pretraining.objectives.targets import Vocabulary
+from components.pretraining.objectives.objective import Sequences, Vocabulary
 from components.tokenization.shards import TokenShards
 from infra.errors import ConfigError
 
@@ -75,11 +75,17 @@ def test_causal_targets_by_hand() -> None:
     tokens_BL = np.asarray([[2, 10, 3, 2, 11, 12, 3, 0]])
     segments_BL = np.asarray([[1, 1, 1, 2, 2, 2, 2, 0]])
     marks_BL = np.asarray([[0, 0, 0, 0, 0, 1, 1, 0]], dtype=bool)
-    told: Any = {"indices_B": np.asarray([0]), "epochs_B": np.asarray([0]), "shard_targets_BL": marks_BL}
-    causal = CausalLm(vocabulary=VOCABULARY).prepare(tokens_BL=tokens_BL, segments_BL=segments_BL, **told)
+    sequences = Sequences(
+        tokens_BL=tokens_BL,
+        segments_BL=segments_BL,
+        marked_BL=marks_BL,
+        indices_B=np.asarray([0]),
+        epochs_B=np.asarray([0]),
+    )
+    causal = CausalLm(vocabulary=VOCABULARY).prepare(sequences)
     assert causal.mask_BL.astype(int).tolist() == [[1, 1, 0, 1, 1, 1, 0, 0]]
     assert causal.labels_BL[causal.mask_BL].tolist() == [10, 3, 11, 12, 3]
-    label = LabelLm(vocabulary=VOCABULARY).prepare(tokens_BL=tokens_BL, segments_BL=segments_BL, **told)
+    label = LabelLm(vocabulary=VOCABULARY).prepare(sequences)
     assert label.labels_BL[label.mask_BL].tolist() == [12, 3]
     assert np.flatnonzero(label.mask_BL).tolist() == [4, 5]
 
@@ -90,14 +96,14 @@ def masked(epoch: int = 0, seed: int = 0, validation: bool = False, rows: slice 
     tokens_BL[:, 0], tokens_BL[:, 64], tokens_BL[:, 120:] = 2, 3, 0
     segments_BL = (tokens_BL > 0).astype(np.int64)
     indices_B = np.arange(64)
-    return MaskedLm(vocabulary=VOCABULARY, masking_rate=0.3, seed=seed).prepare(
+    sequences = Sequences(
         tokens_BL=tokens_BL[rows],
         segments_BL=segments_BL[rows],
-        shard_targets_BL=None,
+        marked_BL=None,
         indices_B=indices_B[rows],
         epochs_B=np.full(64, epoch)[rows],
-        validation=validation,
     )
+    return MaskedLm(vocabulary=VOCABULARY, masking_rate=0.3, seed=seed).prepare(sequences, validation=validation)
 
 
 def test_masks_hide_the_share_that_they_should() -> None:
