@@ -21,6 +21,7 @@ import numpy as np
 from components.finetuning.data import IntArray
 from components.finetuning.sweep import Unit
 from infra.errors import DamagedArtifactError
+from infra.storage.files import fsync
 from infra.storage.raw import digest_file
 
 if TYPE_CHECKING:
@@ -75,10 +76,10 @@ def save_unit(
     about = asdict(result) | {"files": files, "unit": asdict(unit)}
     (temporary / RESULT).write_text(json.dumps(about))
     for path in (*temporary.iterdir(), temporary):
-        _sync(path)
+        fsync(path)
     shutil.rmtree(folder / unit.name, ignore_errors=True)
     temporary.rename(folder / unit.name)
-    _sync(folder)
+    fsync(folder)
 
 
 def read_result(folder: Path) -> UnitResult:
@@ -141,7 +142,7 @@ def drop_state(folder: Path) -> None:
         about["files"] = {name: digest for name, digest in result.files.items() if name != STATE}
         temporary = folder / f".{RESULT}"
         temporary.write_text(json.dumps(about))
-        _sync(temporary)
+        fsync(temporary)
         temporary.replace(folder / RESULT)
         (folder / STATE).unlink()
 
@@ -175,11 +176,3 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
         for name in MOMENTS:  # a weight without a gradient so far has no moments: zeros are what it would start with
             found[f"{name}.{index}"] = state.get(name, torch.zeros_like(parameter)).detach().contiguous()
     return found
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,10 +9,8 @@ functions of (seed, epoch, sequence).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,23 +21,14 @@ import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict
 
 from infra.errors import DamagedArtifactError
+from infra.storage import manifest as folder_manifest
+from infra.storage.files import fsync
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-MANIFEST_NAME = "manifest.json"
 HISTORY_NAME = "history.jsonl"
 TAG = "state"
 """DeepSpeed's name of the folder with its files, inside ours."""
-
-
-class FileEntry(BaseModel):
-    """Size and content of one file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_bytes: int
-    sha256: str
 
 
 class Progress(BaseModel):
@@ -57,11 +46,10 @@ class Progress(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`manifest.json` of a checkpoint."""
+    """What `manifest.json` of a checkpoint says beside its files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = FORMAT_VERSION
     progress: Progress
     num_samples: int
     """Sequences consumed: where the data goes on."""
@@ -69,7 +57,6 @@ class Manifest(BaseModel):
     zero_stage: int
     precision: str
     config_digest: str
-    files: dict[str, FileEntry]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,55 +68,22 @@ class Checkpoint:
     history: tuple[dict[str, Any], ...]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file under a temporary name, syncs, renames."""
-    temporary = path.with_name(path.name + ".partial")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def digest(path: Path) -> FileEntry:
-    """Syncs a file and tells its size and SHA-256."""
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-        return FileEntry(num_bytes=path.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
-
-
 def verify(folder: Path, config_digest: str) -> Checkpoint:
     """Reads a checkpoint's manifest and compares all files with it.
 
     Raises:
-        DamagedArtifactError: anything is missing or different.
+        DamagedArtifactError: anything is missing, different, or not signed as it must be.
     """
+    content = folder_manifest.verify(folder)
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_bytes())
-        if manifest.format_version != FORMAT_VERSION:
-            raise DamagedArtifactError(f"{folder}: format {manifest.format_version}, this code reads {FORMAT_VERSION}")
-        if manifest.config_digest != config_digest:
-            raise DamagedArtifactError(f"{folder}: of another config ({manifest.config_digest}, not {config_digest})")
-        for name, entry in manifest.files.items():
-            if digest(folder / name) != entry:
-                raise DamagedArtifactError(f"{folder}: {name} is not what its manifest says")
+        found = Manifest.model_validate({name: content[name] for name in Manifest.model_fields if name in content})
         lines = (folder / HISTORY_NAME).read_text(encoding="utf-8").splitlines()
         history = tuple(json.loads(line) for line in lines)
     except (OSError, ValueError) as error:
-        if isinstance(error, DamagedArtifactError):
-            raise
         raise DamagedArtifactError(f"{folder}: cannot be read: {error}") from error
-    return Checkpoint(folder=folder, manifest=manifest, history=history)
+    if found.config_digest != config_digest:
+        raise DamagedArtifactError(f"{folder}: of another config ({found.config_digest}, not {config_digest})")
+    return Checkpoint(folder=folder, manifest=found, history=history)
 
 
 class CheckpointStore:
@@ -150,7 +104,7 @@ class CheckpointStore:
         """The newest complete checkpoint; damaged ones are set aside, unfinished ones removed. Rank 0 only."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for folder in sorted(self.folder.glob("step_*"), reverse=True):
-            if not (folder / MANIFEST_NAME).exists():
+            if not (folder / folder_manifest.NAME).exists():
                 logger.info("removing the unfinished checkpoint %s", folder)
                 shutil.rmtree(folder)
                 continue
@@ -192,27 +146,23 @@ class CheckpointStore:
             (folder / HISTORY_NAME).write_text(lines, encoding="utf-8")
         dist.barrier()
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        mine = {str(path.relative_to(folder)): digest(path).model_dump() for path in paths[rank::world_size]}
+        for path in paths[rank::world_size]:
+            fsync(path)
+        mine = {path.relative_to(folder).as_posix(): folder_manifest.entry(path) for path in paths[rank::world_size]}
         parts: list[dict[str, Any]] = [{}] * world_size
         dist.all_gather_object(parts, mine)
         if rank == 0:
-            files = {name: FileEntry(**entry) for part in parts for name, entry in part.items()}
-            full = Manifest(
-                progress=progress,
-                world_size=world_size,
-                config_digest=self.config_digest,
-                files=dict(sorted(files.items())),
-                **manifest,
-            )
-            for inner in (path for path in folder.rglob("*") if path.is_dir()):
-                sync_folder(inner)
-            write_atomically(folder / MANIFEST_NAME, full.model_dump_json(indent=1) + "\n")
-            sync_folder(self.folder)
+            full = Manifest(progress=progress, world_size=world_size, config_digest=self.config_digest, **manifest)
+            for inner in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+                fsync(inner)
+            files = {name: entry for part in parts for name, entry in part.items()}
+            folder_manifest.write(folder, full.model_dump(mode="json"), dict(sorted(files.items())))
+            fsync(self.folder)
             self._prune()
         dist.barrier()
 
     def _prune(self) -> None:
-        complete = sorted(path.parent for path in self.folder.glob(f"step_*/{MANIFEST_NAME}"))
+        complete = sorted(path.parent for path in self.folder.glob(f"step_*/{folder_manifest.NAME}"))
         for folder in complete[: -self.keep]:
-            (folder / MANIFEST_NAME).unlink()  # first, so that a kill in between leaves an unfinished one
+            (folder / folder_manifest.NAME).unlink()  # first, so that a kill in between leaves an unfinished one
             shutil.rmtree(folder)

@@ -7,7 +7,6 @@ whole, and an attempt that finds it need not train again.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any
 
 import torch
 
-from components.pretraining.checkpoint import sync_folder
 from infra.errors import StorageError
+from infra.storage.files import fsync
 
 EXPORT_NAME = "export"
 RESULT_NAME = "result.json"
@@ -111,10 +110,9 @@ def write_export(
         (folder / RESULT_NAME).write_text(json.dumps(dict(result), indent=1) + "\n", encoding="utf-8")
         for path in folder.rglob("*"):
             if path.is_file():
-                with path.open("rb") as stream:
-                    os.fsync(stream.fileno())
+                fsync(path)
         folder.replace(work / EXPORT_NAME)
-        sync_folder(work)
+        fsync(work)
     except OSError as error:
         raise StorageError(f"{folder}: the trained model cannot be written: {error}") from error
 

@@ -32,7 +32,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-        fsync_folder(path.parent)
+        fsync(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise storage_error(error, path) from error
@@ -43,9 +43,9 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
 
 
-def fsync_folder(folder: Path) -> None:
-    """Makes renames inside `folder` last."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Makes a file's content, or the names in a folder, last."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

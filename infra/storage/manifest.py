@@ -25,15 +25,23 @@ SIGNING_KEY_VARIABLE = "FROMZERO_SIGNING_KEY"
 def list_files(folder: Path) -> dict[str, dict[str, int | str]]:
     """Size and SHA-256 of every file below `folder` but the manifest, by relative path, in order."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
-    return {
-        path.relative_to(folder).as_posix(): {"num_bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in paths
-    }
+    return {path.relative_to(folder).as_posix(): entry(path) for path in paths}
 
 
-def write(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the manifest of `folder`: `content`, the files, and the signature if a key is set. Returns it."""
-    manifest = {"format_version": FORMAT_VERSION, **content, "files": list_files(folder)}
+def entry(path: Path) -> dict[str, int | str]:
+    """Size and SHA-256 of one file."""
+    return {"num_bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def write(folder: Path, content: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Writes the manifest of `folder`, signed if a key is set, and returns it.
+
+    Args:
+        folder: all its files are there, and synced.
+        content: what the manifest says beside them.
+        files: `list_files(folder)`, if it is known already.
+    """
+    manifest = {"format_version": FORMAT_VERSION, **content, "files": files or list_files(folder)}
     signature = _signature(manifest)
     if signature:
         manifest["hmac_sha256"] = signature
@@ -68,11 +76,11 @@ def verify(folder: Path) -> dict[str, Any]:
         DamagedArtifactError: names the first file that differs.
     """
     manifest = read(folder)
-    for name, entry in manifest["files"].items():
+    for name, recorded in manifest["files"].items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != entry["num_bytes"]:
+        if not path.is_file() or path.stat().st_size != recorded["num_bytes"]:
             raise DamagedArtifactError(f"{path} is missing or has another size than its manifest says")
-        if sha256(path) != entry["sha256"]:
+        if sha256(path) != recorded["sha256"]:
             raise DamagedArtifactError(f"{path} differs from its manifest (SHA-256)")
     return manifest
 

@@ -9,7 +9,6 @@ ROOT/locks/ runs/ spool/       one file each
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 import uuid
@@ -20,7 +19,7 @@ from typing import Any
 
 from infra.errors import DamagedArtifactError, UserError
 from infra.storage import manifest
-from infra.storage.files import fsync_folder, storage_error
+from infra.storage.files import fsync, storage_error
 
 logger = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -102,12 +101,12 @@ class Store:
         target = self.artifact_folder(step, key)
         written = manifest.write(temporary, content)
         for path in temporary.rglob("*"):
-            _fsync(path)
-        fsync_folder(temporary)
+            fsync(path)
+        fsync(temporary)
         target.parent.mkdir(parents=True, exist_ok=True)
         self.set_aside(step, key)
         temporary.rename(target)
-        fsync_folder(target.parent)
+        fsync(target.parent)
         shutil.rmtree(self.root / "work" / step / key, ignore_errors=True)
         return written
 
@@ -119,14 +118,6 @@ class Store:
         aside = self.root / "temporary" / f"damaged-{step}-{key}-{uuid.uuid4().hex[:8]}"
         folder.rename(aside)
         return aside
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _checked(name: str, pattern: re.Pattern[str]) -> str:

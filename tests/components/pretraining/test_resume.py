@@ -70,7 +70,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(outcome: Mapping[str, Path]
     assert aside[0].startswith("damaged_step_0000006")
     said = outcome["said"].read_text()
     assert "damaged checkpoint" in said
-    assert "optim_states.pt is not what its manifest says" in said
+    assert "optim_states.pt differs from its manifest" in said
 
 
 def test_only_the_newest_checkpoints_are_kept(outcome: Mapping[str, Path]) -> None:
@@ -119,3 +119,12 @@ def test_a_stage_that_does_not_convert_is_refused(killed: Path, stage: int, want
     config = PretrainConfig.model_validate({**CONFIG, "zero_stage": stage})
     with pytest.raises(ConfigError, match=f"zero_stage={stage}: .* at step 6 .* to {wanted} only"):
         load_checkpoint(checkpoint, torch.nn.Linear(1, 1), config, 2)
+
+
+def test_an_unsigned_checkpoint_is_refused_where_a_key_is_set(killed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from components.pretraining.checkpoint import verify
+    from infra.errors import DamagedArtifactError
+
+    monkeypatch.setenv("FROMZERO_SIGNING_KEY", "k")
+    with pytest.raises(DamagedArtifactError, match="not signed"):
+        verify(next((killed / "checkpoints").glob("step_0000006.*")), "k" * 32)

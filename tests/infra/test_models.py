@@ -1,0 +1,98 @@
+"""A model in MLflow: delivered twice it is there once, and its files load where the artifact's folder is gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
+
+from infra.errors import UserError
+from infra.tracking.champion import find_champion
+from infra.tracking.tracker import Destination
+
+WORDS = {"<pad>": 0, "<unk>": 1, "甲": 2, "乙": 3}
+TEXTS = ["甲 乙 乙", "乙", "甲"]
+
+
+@pytest.fixture(scope="module")
+def delivered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Destination, Path]:
+    """A store that was told twice of one registered classifier, by two processes' writers."""
+    root = tmp_path_factory.mktemp("models")
+    folder = root / "artifact" / "model"
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=4, intermediate_size=8, num_labels=2, pad_token_id=0, **sizes)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    backend = Tokenizer(models.WordLevel(WORDS, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>").save_pretrained(folder)
+    target = Destination(
+        uri=f"sqlite:///{root / 'mlflow.db'}", experiment="toy", artifact_location=(root / "a").as_uri()
+    )
+    run = {"kind": "run", "id": "r", "name": "r", "start_time": 1, "tags": {}, "parameters": {}}
+    model = {
+        "kind": "model",
+        "id": "r",
+        "key": "k" * 32,
+        "path": str(folder),
+        "time": 2,
+        "record": {
+            "type": "model",
+            "path": "model",
+            "name": "toy",
+            "task": "text-classification",
+            "metrics": {"test_accuracy": 0.5},
+            "registered_name": "toy-classifier",
+            "alias": "champion",
+        },
+    }
+    for _ in range(2):
+        writer = target.open()
+        writer.apply(run)
+        writer.apply(model)
+    return target, folder
+
+
+def test_a_model_delivered_twice_is_one_model_and_one_version(delivered: tuple[Destination, Path]) -> None:
+    writer = delivered[0].open()
+    assert len(writer.client.search_logged_models([writer.experiment_id])) == 1
+    assert len(writer.client.search_model_versions("name = 'toy-classifier'")) == 1
+
+
+def test_a_champion_whose_folder_is_gone_comes_from_mlflow(delivered: tuple[Destination, Path]) -> None:
+    target, folder = delivered
+    here = find_champion(target, "toy-classifier")
+    assert here.folder == folder
+    expected = logits(folder)
+    folder.rename(folder.with_name("moved"))
+    try:
+        found = find_champion(target, "toy-classifier")
+        assert (found.version, found.key) == ("1", "k" * 32)
+        assert not found.folder.is_relative_to(folder.parent)
+        assert torch.equal(logits(found.folder), expected)
+    finally:
+        folder.with_name("moved").rename(folder)
+
+
+def test_a_name_that_is_not_registered_is_answered_with_those_that_are(delivered: tuple[Destination, Path]) -> None:
+    with pytest.raises(UserError, match=r"no registered model nobody@champion .* there are: toy-classifier"):
+        find_champion(delivered[0], "nobody")
+
+
+def logits(folder: Path) -> torch.Tensor:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        found: torch.Tensor = AutoModelForSequenceClassification.from_pretrained(folder)(
+            **tokenizer(TEXTS, padding=True, return_tensors="pt")
+        ).logits
+    return found
