@@ -25,7 +25,7 @@ from infra.journal.worker import Failure
 from infra.storage.store import Store
 from infra.tracking import messages
 from infra.tracking.actor import TrackerHandle, start_tracker
-from infra.tracking.lineage import Lineage, render
+from infra.tracking.lineage import Lineage
 from infra.tracking.locations import destination
 from infra.tracking.tracker import Delivery
 from pipelines.config import PipelineConfig
@@ -171,8 +171,9 @@ class _Session:
         """Sends lineage, closes the pipeline's run, waits for the delivery."""
         if outcome.manifests:
             lineage = Lineage.of(list(outcome.manifests.values()), self.prepared.store.root)
-            for name, text in (("lineage.json", lineage.to_json()), ("lineage.html", render(lineage))):
-                self.tracker.put({"kind": "text", "id": self.record.id, "name": name, "text": text})
+            self.tracker.put(
+                {"kind": "lineage", "id": self.record.id, "about": self.record.id, "lineage": lineage.to_dict()}
+            )
         numbers = {
             f"{name}.{key}": value
             for name, manifest in outcome.manifests.items()
@@ -183,6 +184,7 @@ class _Session:
         self.tracker.put(
             {"kind": "metrics", "id": self.record.id, "points": [[k, v, 0, now] for k, v in numbers.items()]}
         )
+        self.tracker.put(*messages.pipeline_note(self.record.id, outcome.manifests.values()))
         self.tracker.put(messages.run_ended(self.record.id, status, time.time()))
         timeout = self.prepared.config.tracking.flush_timeout_seconds
         self.console.say("delivering to MLflow")

@@ -7,7 +7,7 @@ under the same ids.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,18 @@ def pipeline_started(
             "parent_id": None,
             "name": f"{pipeline} {run}",
             "start_time": _milliseconds(started_at),
-            "tags": {"fromzero.pipeline": pipeline, **tags},
+            "tags": {"fromzero.pipeline": pipeline, **_source(tags)},
             "parameters": {k: v for k, v in flatten(config) if v is not None},
         },
         {"kind": "text", "id": run, "name": "config.json", "text": json.dumps(config, ensure_ascii=False, indent=1)},
     ]
+
+
+def pipeline_note(run: str, manifests: Iterable[Mapping[str, Any]]) -> Iterator[Message]:
+    """What the pipeline found, as the description of its run."""
+    verdicts = [str(m["metrics"]["verdict"]) for m in manifests if m["metrics"].get("verdict")]
+    if verdicts:
+        yield {"kind": "tags", "id": run, "tags": {"mlflow.note.content": "\n\n".join(verdicts)}}
 
 
 def run_ended(own_id: str, status: str, ended_at: float) -> Message:
@@ -88,7 +95,7 @@ def step_started(
             "parent_id": run,
             "name": step,
             "start_time": _milliseconds(started_at),
-            "tags": {KEY_TAG: key, "fromzero.step": step, **tags},
+            "tags": {KEY_TAG: key, "fromzero.step": step, **_source(tags)},
             "parameters": {k: v for k, v in flatten(config) if v is not None},
         },
         {"kind": "text", "id": own_id, "name": "config.json", "text": json.dumps(config, ensure_ascii=False, indent=1)},
@@ -172,6 +179,14 @@ def _history(run: str, manifest: Mapping[str, Any], folder: Path) -> Iterator[Me
             if name != "step" and isinstance(value, int | float)
         ]
     yield {"kind": "metrics", "id": f"{run}/{manifest['step']}", "points": points}
+
+
+def _source(tags: Mapping[str, str]) -> dict[str, str]:
+    """`tags` with those from which MLflow's pages show where a run came from."""
+    shown = {"mlflow.source.name": "fromzero", "mlflow.source.type": "LOCAL"}
+    if "git_commit" in tags:
+        shown["mlflow.source.git.commit"] = tags["git_commit"]
+    return {**shown, **tags}
 
 
 def _milliseconds(seconds: float) -> int:

@@ -9,6 +9,7 @@ Messages (`kind`, and `id` = our own id of the run it belongs to):
     datasets   datasets: [{name, digest, source}, ...]            inputs of the run
     file       path, folder                                       a small artifact
     text       text, name                                         the same from a string
+    lineage    lineage, about                                     `lineage.json` and `lineage.html` of the run
     model      record, path, key, lineage                         a LoggedModel; registered if the record says so
     prompt     record, key                                        a version of a registered prompt
     repair     key, messages                                      these messages, if no finished run has this key
@@ -18,18 +19,23 @@ Messages (`kind`, and `id` = our own id of the run it belongs to):
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from infra.tracking.lineage import Lineage
+from infra.tracking.page import render
 from infra.tracking.records import ModelRecord, PromptRecord
 
 logger = logging.getLogger(__name__)
 ID_TAG = "fromzero.id"
 KEY_TAG = "fromzero.key"
 URI_TAG = "fromzero.artifact_uri"
+UI_URL = "http://127.0.0.1:5000"
+"""Where `fromzero ui` serves a local store."""
 MAX_BATCH = 1000
 MAX_VALUE_LENGTH = 5000
 
@@ -43,6 +49,7 @@ class Writer:
 
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
+        self.uri = uri
         self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         self.experiment_id = self._experiment(experiment, artifact_location)
         self.run_ids: dict[str, str] = {}
@@ -85,7 +92,8 @@ class Writer:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self.client.create_experiment(name, artifact_location=artifact_location))
+                kind = {"mlflow.experimentKind": "custom_model_development"}  # its pages open on runs, not on traces
+                return str(self.client.create_experiment(name, artifact_location=artifact_location, tags=kind))
             except MlflowException:  # another process made it at the same moment
                 found = self.client.get_experiment_by_name(name)
                 if found is None:
@@ -148,6 +156,20 @@ class Writer:
 
     def _text(self, message: Mapping[str, Any]) -> None:
         self.client.log_text(self._run_id(message), message["text"], message["name"])
+
+    def _lineage(self, message: Mapping[str, Any]) -> None:
+        lineage = self.linked(Lineage.from_dict(message["lineage"]))
+        run_id = self._run_id(message)
+        self.client.log_text(run_id, json.dumps(lineage.to_dict(), ensure_ascii=False, indent=1), "lineage.json")
+        self.client.log_text(run_id, render(lineage, about=message["about"]), "lineage.html")
+
+    def linked(self, lineage: Lineage) -> Lineage:
+        """The lineage with the MLflow page of every step that has a run."""
+        server = self.uri if self.uri.startswith("http") else UI_URL
+        steps = [node for node in lineage.nodes if node.kind == "step"]
+        runs = {node.id: self.find_step(str(node.facts["key"])) for node in steps}
+        page = f"{server}/#/experiments/{self.experiment_id}/runs/"
+        return lineage.with_facts({step: {"mlflow_url": page + run} for step, run in runs.items() if run})
 
     def _model(self, message: Mapping[str, Any]) -> None:
         record = ModelRecord.model_validate(message["record"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -53,21 +54,24 @@ def plan(arguments: Arguments = None, as_json: AsJson = False) -> None:
 @app.command()
 def status(arguments: Arguments = None, as_json: AsJson = False) -> None:
     """Lists the runs of this root, the newest first."""
-    from pipelines.cli.inspection import status_command
+    from pipelines.cli.status import status_command
 
     status_command(*split(arguments), as_json=as_json)
 
 
 @app.command()
 def lineage(
-    target: Annotated[str, typer.Argument(metavar="MODEL|RUN", help="registered model, MLflow run id, run or step")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="registered model, prompt, run, step, key or raw file")
+    ],
     arguments: Arguments = None,
     as_json: AsJson = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write the graph as one page")] = None,
 ) -> None:
-    """Shows what a model or a run was made of, down to the raw files."""
-    from pipelines.cli.inspection import lineage_command
+    """Shows what a model, prompt or run was made of, up to the raw files, and what was made of it."""
+    from pipelines.cli.lineage import lineage_command
 
-    lineage_command(target, *split(arguments), as_json=as_json)
+    lineage_command(target, *split(arguments), as_json=as_json, html=html)
 
 
 @app.command()

@@ -29,6 +29,7 @@ GIB = 1024**3
 TESTED = {"ray": "2.60", "torch": "2.13", "deepspeed": "0.19", "transformers": "5.23", "mlflow": "3.17"}
 MIN_DISK_GIB = 3
 MIN_MEMORY_GIB = 6
+"""The default's processes together took 5.4 GiB at their peak, in pretrain_mlm (sum of proportional set sizes)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

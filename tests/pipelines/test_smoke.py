@@ -145,6 +145,7 @@ def test_the_run_tree_in_mlflow_is_pipeline_step_trial(smoke: Smoke, client: Any
     assert trials and all(t.data.tags["mlflow.parentRunId"] == mlflow_runs["finetune"].info.run_id for t in trials)
     assert all("learning_rate" in trial.data.params for trial in trials)
     assert {run.info.status for run in mlflow_runs.values()} == {"FINISHED"}
+    assert top.data.tags["mlflow.note.content"] == step_of(smoke, "compare")["metrics"]["verdict"]
 
 
 def test_inputs_are_datasets_whose_digest_is_the_producers_key(smoke: Smoke, mlflow_runs: dict[str, Any]) -> None:
@@ -159,6 +160,11 @@ def test_curves_artifacts_and_lineage_are_in_mlflow(client: Any, mlflow_runs: di
     assert len(steps) > 1 and steps == sorted(set(steps))
     names = {item.path for item in client.list_artifacts(mlflow_runs[""].info.run_id)}
     assert {"config.json", "lineage.json", "lineage.html"} <= names
+    nodes = json.loads(Path(client.download_artifacts(mlflow_runs[""].info.run_id, "lineage.json")).read_text())[
+        "nodes"
+    ]
+    linked = {node["name"]: node["facts"].get("mlflow_url", "") for node in nodes if node["kind"] == "step"}
+    assert all(url.endswith(f"/runs/{mlflow_runs[name].info.run_id}") for name, url in linked.items())
     assert "comparison.png" in {item.path for item in client.list_artifacts(mlflow_runs["compare"].info.run_id)}
 
 
@@ -240,6 +246,16 @@ def test_lineage_leads_from_the_model_to_the_raw_files(smoke: Smoke, cli: Cli) -
     assert raw == {"glosses.jsonl.gz", "noun_files.jsonl.gz"}
     assert not any(node["name"] == "pretrain_clm" for node in found["nodes"])
     assert "glosses.jsonl.gz" in cli("lineage", "fromzero-smoke-classifier", f"storage.root={smoke.root}").out
+    below = cli("lineage", "glosses.jsonl.gz", "--json", f"storage.root={smoke.root}").json
+    assert "compare" in {node["name"] for node in below["nodes"]}
+
+
+def test_the_lineage_page_opens_on_its_target_with_links(smoke: Smoke, cli: Cli, tmp_path: Path) -> None:
+    page = tmp_path / "谱系.html"
+    assert cli("lineage", "fromzero-smoke-classifier", "--html", str(page), f"storage.root={smoke.root}").code == 0
+    text = page.read_text("utf-8")
+    assert f"/runs/{step_of(smoke, 'finetune')['run_id']}" in text
+    assert f'"target": "model/{step_of(smoke, "finetune")["key"]}/model"' in text
 
 
 def test_status_and_doctor_tell_of_the_run(smoke: Smoke, cli: Cli) -> None:

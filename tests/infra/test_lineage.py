@@ -1,0 +1,119 @@
+"""The lineage graph, its layout and its page."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.tracking.layout import lay_out
+from infra.tracking.lineage import Lineage, Node
+from infra.tracking.page import BOX_HEIGHT, render
+
+
+def manifest(step: str, inputs: dict[str, str], records: list[dict[str, Any]], raw: bool = False) -> dict[str, Any]:
+    file = {"path": "/data/a b.jsonl", "sha256": "f" * 64, "num_bytes": 1234}
+    return {
+        "step": step,
+        "key": step[0] * 32,
+        "inputs": {name: {"step": name, "key": key} for name, key in inputs.items()},
+        "raw": {"source": [file]} if raw else {},
+        "records": records,
+        "metrics": {"validation_loss": 1.5},
+        "measured": {"seconds": 61.0},
+        "config": {"learning_rate": 0.1},
+        "made_by_run": "run",
+        "tags": {"git_commit": "c" * 40},
+    }
+
+
+def model(name: str) -> dict[str, Any]:
+    fields = {"path": "model", "name": name, "task": "fill-mask", "metrics": {}, "alias": None}
+    return {"type": "model", "registered_name": None, **fields}
+
+
+@pytest.fixture
+def lineage() -> Lineage:
+    """raw -> corpus -> train -> model -> judge; corpus -> other."""
+    prompt = {"type": "prompt", "name": "p", "template": "</script><script>alert(1)</script>{{text}}"}
+    steps = [
+        manifest("corpus", {}, [], raw=True),
+        manifest("train", {"corpus": "c" * 32}, [model("net")]),
+        manifest("judge", {"train": "t" * 32, "corpus": "c" * 32}, [prompt]),
+        manifest("other", {"corpus": "c" * 32}, []),
+    ]
+    return Lineage.of(steps, Path("/root"))
+
+
+def test_a_consumer_hangs_on_the_model_and_not_on_the_step_that_made_it(lineage: Lineage) -> None:
+    net = f"model/{'t' * 32}/model"
+    assert (net, f"judge/{'j' * 32}") in lineage.edges
+    assert (f"train/{'t' * 32}", f"judge/{'j' * 32}") not in lineage.edges
+
+
+def test_around_a_model_is_all_above_and_below_and_nothing_beside(lineage: Lineage) -> None:
+    names = {node.name for node in lineage.around(f"model/{'t' * 32}/model").nodes}
+    assert names == {"a b.jsonl", "corpus", "train", "net", "judge", "p"}
+
+
+def test_json_comes_back_as_the_same_graph(lineage: Lineage) -> None:
+    assert Lineage.from_dict(json.loads(json.dumps(lineage.to_dict()))) == lineage
+
+
+def random_dag(number: int, seed: int) -> tuple[dict[str, float], list[tuple[str, str]]]:
+    chance = random.Random(seed)
+    heights = {f"n{index}": chance.choice([1.0, 1.0, 2.5]) for index in range(number)}
+    edges = {(f"n{chance.randrange(max(0, i - 30), i)}", f"n{i}") for i in range(5, number) for _ in range(2)}
+    return heights, sorted(edges)
+
+
+@pytest.mark.parametrize("number", [1, 3, 40, 300])
+def test_no_two_nodes_of_a_column_overlap_and_every_edge_goes_right(number: int) -> None:
+    heights, edges = random_dag(number, seed=number)
+    layout = lay_out(heights, edges)
+    columns: dict[float, list[tuple[float, float]]] = {}
+    for name, (column, row) in layout.places.items():
+        columns.setdefault(column, []).append((row - heights[name] / 2, row + heights[name] / 2))
+    for spans in columns.values():
+        spans.sort()
+        assert all(below[0] >= above[1] - 1e-9 for above, below in itertools.pairwise(spans))
+    for (source, target), route in layout.routes.items():
+        assert (route[0], route[-1]) == (layout.places[source], layout.places[target])
+        assert [b[0] - a[0] for a, b in itertools.pairwise(route)] == [1.0] * (len(route) - 1)
+
+
+def test_a_graph_that_can_be_drawn_without_crossings_is() -> None:
+    """Two chains given in an order that would cross them."""
+    layout = lay_out(dict.fromkeys("abcd", 1.0), [("a", "d"), ("b", "c")])
+    (_, a), (_, b), (_, c), (_, d) = (layout.places[name] for name in "abcd")
+    assert (a - b) * (d - c) > 0
+
+
+def content_of(page: str) -> dict[str, Any]:
+    start = page.index('<script type="application/json" id="data">') + len('<script type="application/json" id="data">')
+    content: dict[str, Any] = json.loads(page[start : page.index("</script>", start)])
+    return content
+
+
+def test_what_users_wrote_stays_text_in_the_page(lineage: Lineage) -> None:
+    page = render(lineage, about="</title><script>x")
+    assert "<script>alert" not in page and "<script>x" not in page
+    assert content_of(page)["about"] == "</title><script>x"
+    assert any(node.get("text", "").startswith("</script>") for node in content_of(page)["nodes"])
+
+
+def test_a_model_hangs_below_its_step_in_the_same_column(lineage: Lineage) -> None:
+    nodes = {node["name"]: node for node in content_of(render(lineage))["nodes"]}
+    assert 0 < nodes["net"]["x"] - nodes["train"]["x"] < 50
+    assert nodes["net"]["y"] >= nodes["train"]["y"] + BOX_HEIGHT
+    assert nodes["train"]["line"] == "loss 1.500 · 1 min 01 s"
+
+
+def test_an_empty_lineage_is_a_page(lineage: Lineage) -> None:
+    assert content_of(render(Lineage(nodes=(), edges=())))["size"] == [0, 0]
+    alone = Node(id="raw/x", kind="raw", name="x", facts={"num_bytes": 0})
+    assert len(content_of(render(Lineage(nodes=(alone,), edges=())))["nodes"]) == 1
