@@ -1,7 +1,7 @@
 """One phrase over and over, in the spirit of Gopher's repeated n-grams, on characters, so that it needs no words.
 
 In any text the share of repeated grams grows with its length, so the default of 0.7 is meant to find only texts that
-are mostly repetition. It holds a set of all grams: 100 bytes a character while a text is looked at.
+are mostly repetition. It holds a set of all grams: 90 bytes a character while a text is looked at.
 """
 
 from __future__ import annotations
