@@ -102,13 +102,15 @@ def deepspeed_config(config: PretrainConfig, world_size: int, num_parameters: in
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and embeddings with weight decay; biases and norms without."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    """Matrices and embeddings with weight decay; biases and norms without. Each group also has its `names`."""
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    decayed = [name for name, parameter in trained.items() if parameter.ndim >= 2]
+    others = [name for name in trained if name not in set(decayed)]
+    return [
+        {"params": [trained[name] for name in names], "names": names, "weight_decay": decay}
+        for names, decay in ((decayed, weight_decay), (others, 0.0))
+        if names
     ]
-    return [group for group in groups if group["params"]]
 
 
 class TrainingEngine:
@@ -118,21 +120,19 @@ class TrainingEngine:
         module: its forward gives a summed loss; moved and cast in place.
         config: of the training.
         world_size: ranks of the default process group.
-        load_universal: whether the checkpoint to load is a universal one.
     """
 
-    def __init__(
-        self, module: nn.Module, config: PretrainConfig, world_size: int, *, load_universal: bool = False
-    ) -> None:
+    def __init__(self, module: nn.Module, config: PretrainConfig, world_size: int) -> None:
         deepspeed = import_deepspeed()
         self.module = module
         self.names = dict(module.named_parameters())
         num_parameters = sum(parameter.numel() for parameter in module.parameters())
         told = deepspeed_config(config, world_size, num_parameters)
-        if load_universal:
-            told["checkpoint"] = {"load_universal": True}
+        groups = parameter_groups(module, config.weight_decay)
+        self.groups = [{name: self.names[name].numel() for name in group.pop("names")} for group in groups]
+        """Number of elements by name, for each parameter group of the optimizer."""
         optimizer = torch.optim.AdamW(
-            parameter_groups(module, config.weight_decay),
+            groups,
             lr=config.learning_rate,
             betas=config.betas,
             eps=config.epsilon,
@@ -195,16 +195,17 @@ class TrainingEngine:
         self.engine.train()
         return loss
 
+    def masters(self) -> dict[int, torch.Tensor]:
+        """The fp32 weights of stage 0 in bf16 or fp16, by id of the weight; `safe_get_full_fp32_param` knows none."""
+        optimizer = self.engine.optimizer
+        groups = zip(getattr(optimizer, "fp16_groups", []), getattr(optimizer, "fp32_groups", []), strict=False)
+        return {id(one): master for group in groups for one, master in zip(*group, strict=True)}
+
     def full_state(self) -> dict[str, torch.Tensor]:
         """Every weight whole in fp32 (the master weights), on the CPU, by name. All ranks call it."""
         from deepspeed.utils import safe_get_full_fp32_param
 
-        optimizer = self.engine.optimizer
-        masters: dict[int, torch.Tensor] = {}
-        for group, master_group in zip(
-            getattr(optimizer, "fp16_groups", []), getattr(optimizer, "fp32_groups", []), strict=False
-        ):  # stage 0 in bf16 or fp16 keeps its master weights here, and safe_get_full_fp32_param does not know them
-            masters |= {id(one): master for one, master in zip(group, master_group, strict=True)}
+        masters = self.masters() if self._stage == 0 else {}
         state = {}
         for name, parameter in self.names.items():
             full = masters.get(id(parameter)) if self._stage == 0 else safe_get_full_fp32_param(parameter)

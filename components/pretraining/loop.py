@@ -29,9 +29,9 @@ from components.pretraining.evaluation import evaluate, training_counts, unigram
 from components.pretraining.export import model_card, read_result, write_export
 from components.pretraining.models import TargetLoss, build_model
 from components.pretraining.objectives.objective import Objective
+from components.pretraining.reshard import load_checkpoint
 from components.pretraining.sampler import Sampler
 from components.pretraining.schedule import learning_rate
-from components.pretraining.universal import load_checkpoint
 from components.tokenization.shards import TokenShards
 from infra.energy.flops import matmul_parameters, transformer_flops
 from infra.errors import ConfigError, DataError, TrainingError
@@ -96,7 +96,7 @@ def train(job: TrainingJob) -> None:
     module = TargetLoss(build_model(config, training.index.vocab_size, special))
     store = CheckpointStore(job.work / "checkpoints", job.key, config.keep_checkpoints)
     attempt, checkpoint = _agree(store, rank)
-    engine, checkpoint = load_checkpoint(checkpoint, module, config, world_size)
+    engine = load_checkpoint(checkpoint, module, config, world_size)
     state = _State(progress=Progress(), history=[], recent_losses=[])
     if checkpoint is not None:
         progress = checkpoint.manifest.progress

@@ -38,15 +38,14 @@ def outcome(killed: Path, tiny_data: Path, run_trainings: Any) -> Mapping[str, P
     import shutil
 
     root = killed.parent
-    works = {name: root / name for name in ("resumed", "damaged", "unfinished", "undisturbed", "zero2")}
-    for name in ("resumed", "damaged", "unfinished", "zero2"):
+    works = {name: root / name for name in ("resumed", "damaged", "unfinished", "undisturbed")}
+    for name in ("resumed", "damaged", "unfinished"):
         shutil.copytree(killed, works[name])
     newest = next((works["damaged"] / "checkpoints").glob("step_0000006.*"))
     part = next(newest.glob("state/*optim_states.pt"))
     part.write_bytes(part.read_bytes()[:-1] + b"x")
     next((works["unfinished"] / "checkpoints").glob("step_0000006.*/manifest.json")).unlink()
-    configs = {work: CONFIG for name, work in works.items() if name != "zero2"}
-    said = run_trainings.run(tiny_data, configs | {works["zero2"]: {**CONFIG, "zero_stage": 2}}, 2)
+    said = run_trainings.run(tiny_data, dict.fromkeys(works.values(), CONFIG), 2)
     (root / "said.txt").write_text(said)
     return {**works, "said": root / "said.txt"}
 
@@ -83,42 +82,6 @@ def test_the_manifest_says_what_it_must(killed: Path) -> None:
     assert manifest["num_samples"] == 6 * 8
     assert (manifest["world_size"], manifest["zero_stage"], manifest["config_digest"]) == (2, 1, "k" * 32)
     assert "history.jsonl" in manifest["files"]
-
-
-@pytest.mark.parametrize("name", ["zero2"])
-def test_another_zero_stage_goes_on_where_it_was(outcome: Mapping[str, Path], name: str, run_trainings: Any) -> None:
-    expected = run_trainings.losses(outcome["undisturbed"])
-    assert run_trainings.losses(outcome[name]) == pytest.approx(expected, rel=5e-3)
-    assert run_trainings.losses(outcome[name])[:6] == expected[:6]
-
-
-def test_another_world_size_goes_on_where_it_was(
-    killed: Path, outcome: Mapping[str, Path], tiny_data: Path, run_trainings: Any
-) -> None:
-    import shutil
-
-    work = killed.parent / "alone"
-    shutil.copytree(killed, work)
-    run_trainings.run(tiny_data, {work: CONFIG}, 1)
-    expected = run_trainings.losses(outcome["undisturbed"])
-    found = run_trainings.losses(work)
-    assert found[:6] == expected[:6]
-    assert found == pytest.approx(expected, rel=5e-3)
-
-
-@pytest.mark.parametrize(("stage", "wanted"), [(0, "1 or 2"), (3, "1 or 2")])
-def test_a_stage_that_does_not_convert_is_refused(killed: Path, stage: int, wanted: str) -> None:
-    import torch
-
-    from components.pretraining.checkpoint import verify
-    from components.pretraining.config import PretrainConfig
-    from components.pretraining.universal import load_checkpoint
-    from infra.errors import ConfigError
-
-    checkpoint = verify(next((killed / "checkpoints").glob("step_0000006.*")), "k" * 32)
-    config = PretrainConfig.model_validate({**CONFIG, "zero_stage": stage})
-    with pytest.raises(ConfigError, match=f"zero_stage={stage}: .* at step 6 .* to {wanted} only"):
-        load_checkpoint(checkpoint, torch.nn.Linear(1, 1), config, 2)
 
 
 def test_an_unsigned_checkpoint_is_refused_where_a_key_is_set(killed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
