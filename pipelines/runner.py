@@ -5,11 +5,9 @@ A run that can reuse everything starts neither Ray nor MLflow.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,6 +28,7 @@ from infra.tracking.locations import destination
 from infra.tracking.tracker import Delivery
 from pipelines.config import PipelineConfig
 from pipelines.llm import build
+from pipelines.signals import terminable
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +119,7 @@ def execute(prepared: Prepared, console: Console) -> Result:
     outcome, delivery = Outcome(), None
     status: runs.RunStatus = "KILLED"
     try:
-        with _terminable(), ray_session(prepared.config.cluster) as cluster:
+        with terminable(), ray_session(prepared.config.cluster) as cluster:
             target = destination(prepared.config.tracking, store.root)
             tracker = start_tracker(run, store.root / "spool", target)
             session = _Session(prepared, record, tracker, console)
@@ -290,21 +289,3 @@ def _close(
             "errors": [f"{failure.step}: {failure.message}" for failure in outcome.failures],
         }
     )
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: its runs are closed, Ray is shut down, finished steps are kept."""
-
-    def stop(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        old = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread, as in a test
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)

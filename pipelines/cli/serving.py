@@ -18,6 +18,7 @@ from infra.storage.store import Store
 from infra.tracking.locations import destination
 from pipelines.cli.output import emit_json, guarded, say
 from pipelines.compose import load_config
+from pipelines.signals import terminable
 
 
 def predict_command(texts: list[str] | None, model: str | None, settings: list[str], *, as_json: bool) -> NoReturn:
@@ -102,13 +103,15 @@ def ui_command(pipeline: str, overrides: list[str], *, port: int, as_json: bool)
             str(target.artifact_location),
         ]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        server = subprocess.Popen(command, env=environment, stdout=sys.stderr)
-        try:
-            return server.wait()
-        except KeyboardInterrupt:
-            server.terminate()
-            server.wait(timeout=20)
-            return 0
+        with terminable():
+            server = subprocess.Popen(command, env=environment, stdout=sys.stderr)
+            try:
+                return server.wait()
+            except KeyboardInterrupt:
+                return 0
+            finally:
+                server.terminate()
+                server.wait(timeout=20)
 
     guarded(work, as_json=as_json, frame={"url": None})
 
