@@ -173,7 +173,7 @@ def _check_labels(
     absent = [label for label in labels if label not in found]
     if len(labels) < 2 or len(labels) > config.max_labels:
         raise DataError(
-            f"task.label_column {config.label_column}: {len(labels)} labels in the training rows "
+            f"task.label_column {config.label_column}: number of labels in the training rows: {len(labels)} "
             f"({', '.join(labels[:5]) or 'no row is left'}{', ...' if len(labels) > 5 else ''}); a task has 2 to "
             f"{config.max_labels}; dropped: {rejects.summary()}"
         )

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.corpus.normalise import is_unicode
 from components.corpus.rows import Reason, Row, excerpt
 from components.corpus.streams import open_bytes, read_lines, reading
 from infra.errors import DataError
@@ -52,9 +54,21 @@ def _row(number: int, text: Any, label: Any, label_column: str | None) -> Row:
         return Row(number, text)
     if label is None or label == "":
         return Row(number, excerpt(text), reason=Reason.NO_LABEL)
-    if isinstance(label, bool) or not isinstance(label, str | int):
+    named = _label(label)
+    if named is None:
         return Row(number, excerpt(text), reason=Reason.LABEL_NOT_A_STRING)
-    return Row(number, text, str(label).strip())
+    if not is_unicode(named):
+        return Row(number, excerpt(text), reason=Reason.LABEL_NOT_UNICODE)
+    return Row(number, text, named)
+
+
+def _label(value: Any) -> str | None:
+    """The name of a class that was written as a string, a whole number (3 and 3.0 are one) or true or false."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() if isinstance(value, str | int) else None
 
 
 def _read_text(file: RawFile) -> Iterator[Row]:
@@ -64,7 +78,7 @@ def _read_text(file: RawFile) -> Iterator[Row]:
 
 def _read_jsonl(file: RawFile, text_column: str, label_column: str | None) -> Iterator[Row]:
     for number, line in enumerate(read_lines(file), start=1):
-        if number == 1 and line.strip() == "[":
+        if number == 1 and re.match(r"\s*\[\s*(\{|$)", line):
             raise DataError(f"{file.path}: one JSON array; write one JSON object a line instead (jq -c '.[]')")
         if not line or line.isspace():
             yield Row(number, "", reason=Reason.EMPTY)

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     NOT_UNICODE = "text_not_unicode"
     NO_LABEL = "label_missing"
     LABEL_NOT_A_STRING = "label_not_a_string"
+    LABEL_NOT_UNICODE = "label_not_unicode"
     LABEL_NOT_IN_TASK = "label_not_in_task"
     NOT_SAMPLED = "not_sampled"
     DUPLICATE = "duplicate"

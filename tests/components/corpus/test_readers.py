@@ -41,6 +41,14 @@ def test_every_format_and_compression_gives_the_same_texts(
     assert all(row.reason is None for row in rows)
 
 
+@pytest.mark.parametrize(("written", "name"), [("true", "true"), ("3", "3"), ("3.0", "3"), ('" 类 "', "类")])
+def test_labels_that_are_numbers_or_booleans_have_a_name(
+    written: str, name: str, tmp_path: Path, files: SimpleNamespace
+) -> None:
+    file = files.write(tmp_path / "a.jsonl", f'{{"text": "x", "label": {written}}}\n'.encode())
+    assert [row.label for row in read_rows(file, "text", "label")] == [name]
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
@@ -51,6 +59,9 @@ def test_every_format_and_compression_gives_the_same_texts(
         ('{"text": 3, "label": "a"}', "text_not_a_string"),
         ('{"text": "x"}', "label_missing"),
         ('{"text": "x", "label": ["a"]}', "label_not_a_string"),
+        ('{"text": "x", "label": 0.5}', "label_not_a_string"),
+        ('{"text": "x", "label": NaN}', "label_not_a_string"),
+        ('{"text": "x", "label": "\\ud800"}', "label_not_unicode"),
         ("", "empty_text"),
         ("[" * 100_000, "not_json"),
     ],
@@ -100,6 +111,7 @@ def truncated(compress: Callable[[bytes], bytes]) -> bytes:
         ("a.txt.gz", lambda files: b"not gzip at all", r"a\.txt\.gz: not valid gzip"),
         ("a.txt.gz", lambda files: b"", "no gzip data at all"),
         ("a.jsonl", lambda files: b"[\n{}\n]\n", "one JSON array"),
+        ("a.jsonl", lambda files: b'[{"text": "x"}, {"text": "y"}]', "one JSON array"),
         ("a.csv", lambda files: b"a,b\n1,2\n", r"a\.csv: no column text; its columns are a, b"),
         ("a.csv", lambda files: b'text\nx\n"open\n', r"opens in the record at line 3 does not close"),
         ("a.parquet", lambda files: files.parquet([{"a": "x"}]), r"a\.parquet: no column text; its columns are a"),
