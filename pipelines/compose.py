@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,25 @@ def validate(content: dict[str, Any]) -> PipelineConfig:
     return config
 
 
+_BRANCH = re.compile(r"int|float|str|bool|none|literal\[.*\]|(constrained|function)-.*")
+"""How pydantic names a member of a union in the place of an error."""
+
+
 def _without_copies(items: list[Any]) -> Iterator[Any]:
-    """Errors without those of values that conf/config.yaml hands down: `pretrain_mlm.seed` is `seed`'s fault."""
+    """One error for each mistake.
+
+    A value that conf/config.yaml hands down is told once (`pretrain_mlm.seed` is `seed`'s fault), and so is one that
+    no member of a union takes.
+    """
     places = {(item["loc"], item["type"]) for item in items}
-    yield from (item for item in items if (item["loc"][1:], item["type"]) not in places)
+    told: dict[tuple[Any, ...], list[str]] = {}
+    inputs: dict[tuple[Any, ...], Any] = {}
+    for item in items:
+        if (item["loc"][1:], item["type"]) not in places:
+            place = item["loc"][:-1] if _BRANCH.fullmatch(str(item["loc"][-1])) else item["loc"]
+            told.setdefault(place, []).append(item["msg"])
+            inputs.setdefault(place, item)
+    yield from ({**inputs[place], "loc": place, "msg": ", or ".join(told[place])} for place in told)
 
 
 def _compose(pipeline: str, overrides: Overrides) -> DictConfig:

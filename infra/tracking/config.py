@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from pydantic import field_validator
+
 from infra.journal.config import FrozenConfig, execution_field
+
+DATABASES = ("postgresql", "mysql", "mssql")
 
 
 class TrackingConfig(FrozenConfig):
@@ -13,3 +19,16 @@ class TrackingConfig(FrozenConfig):
     flush_timeout_seconds: float = execution_field(
         180, ge=0, description="how long a run waits at its end for a tracking server that is away, seconds"
     )
+
+    @field_validator("uri")
+    @classmethod
+    def _known(cls, uri: str | None) -> str | None:
+        """A SQLite file by its absolute path: the process that writes to it works in another folder."""
+        if uri is None or uri.startswith(("http://", "https://")):
+            return uri
+        scheme, found, rest = uri.partition("://")
+        if found and scheme == "sqlite" and rest.startswith("/") and rest != "/":
+            return f"sqlite:///{Path(rest[1:]).absolute()}"
+        if found and scheme.partition("+")[0] in DATABASES:
+            return uri
+        raise ValueError(f"write http(s)://HOST, sqlite:///FILE, or {', '.join(DATABASES)}://...")

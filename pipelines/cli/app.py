@@ -85,18 +85,21 @@ def doctor(arguments: Arguments = None, as_json: AsJson = False) -> None:
 @app.command()
 def predict(
     texts: Annotated[
-        list[str] | None, typer.Argument(help="texts; without any, a text a line of standard input")
+        list[str] | None,
+        typer.Argument(
+            metavar="[TEXT]... [KEY=VALUE]...",
+            help="texts, without any a text a line of standard input; and config values such as storage.root=FOLDER",
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="registered model; without it, that of finetune.registered_model")
     ] = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a config value")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Classifies texts with the champion."""
     from pipelines.cli.serving import predict_command
 
-    predict_command(texts, model, list(setting or []), as_json=as_json)
+    predict_command(texts or [], model, as_json=as_json)
 
 
 @app.command()

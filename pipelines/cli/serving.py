@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,13 +19,20 @@ from infra.storage.store import Store
 from infra.tracking.locations import destination
 from pipelines.cli.output import emit_json, guarded, say
 from pipelines.compose import load_config
+from pipelines.config import PipelineConfig
 from pipelines.signals import terminable
 
 
-def predict_command(texts: list[str] | None, model: str | None, settings: list[str], *, as_json: bool) -> NoReturn:
-    """Classifies `texts`, or the lines of standard input, with the champion."""
+def predict_command(arguments: list[str], model: str | None, *, as_json: bool) -> NoReturn:
+    """Classifies texts, or the lines of standard input, with the champion.
+
+    An argument that begins with a key of the config and `=` is a setting; such a text can come by standard input.
+    """
 
     def work() -> int:
+        key = re.compile(rf"({'|'.join(PipelineConfig.model_fields)})(\.[a-z_]+)*=")
+        settings = [argument for argument in arguments if key.match(argument)]
+        texts = [argument for argument in arguments if argument not in settings]
         config = load_config("llm", settings)
         given = texts if texts else [line.rstrip("\r\n") for line in _standard_input() if line.strip()]
         if not given:

@@ -82,11 +82,24 @@ def test_every_problem_is_told_at_once() -> None:
         (["pretrain_mlm.model.num_heads=3"], "hidden_size=128 must be a multiple of"),
         (["prompt.template=no places"], "prompt.template"),
         (["seed=-1"], "seed: -1 is not allowed"),
+        (["tracking.uri=ftp://host"], "tracking.uri: 'ftp://host' is not allowed: write http"),
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config("llm", arguments)
+
+
+def test_a_value_that_no_member_of_a_union_takes_is_told_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("llm", ["finetune.label_budgets=[all,many]"])
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("finetune.label_budgets.1: 'many' is not allowed: ") and "should be 'all'" in line
+
+
+def test_a_tracking_file_is_named_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config("llm", ["tracking.uri=sqlite:///m.db"]).tracking.uri == f"sqlite:///{tmp_path}/m.db"
 
 
 def test_the_root_comes_from_the_command_line_before_the_environment_before_conf(

@@ -232,7 +232,7 @@ def test_another_number_of_workers_reuses_and_another_learning_rate_says_what_ru
 
 
 def test_predict_classifies_from_arguments_and_standard_input(smoke: Smoke, cli: Cli) -> None:
-    options = ["--model", "fromzero-smoke-classifier", "--set", f"storage.root={smoke.root}", "--json"]
+    options = ["--model", "fromzero-smoke-classifier", f"storage.root={smoke.root}", "--json"]
     one = cli("predict", "a small domesticated animal", *options)
     two = cli("predict", *options, stdin="a small domesticated animal\n\n一种动物\n")
     assert one.code == two.code == 0, one.err + two.err

@@ -94,7 +94,7 @@ def test_given_labels_drop_rows_with_others(tmp_path: Path, files: SimpleNamespa
 @pytest.mark.parametrize(
     ("data", "config", "message"),
     [
-        ([{"text": f"t{i}", "label": "a"} for i in range(50)], {}, "1 labels in the training rows"),
+        ([{"text": f"t{i}", "label": "a"} for i in range(50)], {}, "number of labels in the training rows: 1 "),
         ([{"text": f"t{i}", "label": str(i)} for i in range(50)], {"max_labels": 5}, "a task has 2 to 5"),
         ([{"text": f"t{i}", "kind": "a"} for i in range(50)], {}, "no row is left.*label_missing 50"),
         (dataset(50), {"labels": ("偶", "奇", "缺")}, "no training row has the label 缺"),
