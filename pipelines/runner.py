@@ -16,6 +16,7 @@ from infra.cluster.session import available_cpus, ray_session
 from infra.errors import ResourceError
 from infra.journal import git, runs
 from infra.journal.execution import Execution, Listener, Outcome
+from infra.journal.lock import claimed
 from infra.journal.plan import PlannedStep, make_plan
 from infra.journal.process import ProcessIdentity
 from infra.journal.runs import RunRecord, StepRecord
@@ -46,6 +47,11 @@ class Prepared:
     def is_all_reused(self) -> bool:
         """Whether there is nothing to run."""
         return all(planned.status == "reused" for planned in self.plan)
+
+    @property
+    def unmade(self) -> set[tuple[str, str]]:
+        """(step, key) of all that is to be made."""
+        return {(planned.step.name, planned.key) for planned in self.plan if planned.status == "run"}
 
     @property
     def tracking_uri(self) -> str:
@@ -96,14 +102,24 @@ def execute(prepared: Prepared, console: Console) -> Result:
     Raises:
         InfrastructureError: Ray does not start.
         ResourceError: a step wants what the cluster can never grant.
+        LockedError: another run makes a step that this one needs; nothing was started.
     """
-    store = prepared.store
     blocked = [planned for planned in prepared.plan if planned.status == "blocked"]
     if blocked:
         raise ResourceError("; ".join(f"{p.step.name}: {', '.join(p.reasons)}" for p in blocked))
     if prepared.is_all_reused:
         return Result(record=_reused(prepared, console))
-    run = runs.new_run_id()
+    with claimed(prepared.store.root / "locks", prepared.unmade):
+        now = prepare(prepared.pipeline, prepared.config)  # another run may have ended before the claim was had
+        if now.is_all_reused:
+            return Result(record=_reused(now, console))
+        if now.unmade <= prepared.unmade:
+            return _execute(now, console)
+    return execute(now, console)  # raw files changed in between
+
+
+def _execute(prepared: Prepared, console: Console) -> Result:
+    store, run = prepared.store, runs.new_run_id()
     record = RunRecord(
         id=run,
         pipeline=prepared.pipeline,
@@ -119,7 +135,7 @@ def execute(prepared: Prepared, console: Console) -> Result:
     outcome, delivery = Outcome(), None
     status: runs.RunStatus = "KILLED"
     try:
-        with terminable(), ray_session(prepared.config.cluster) as cluster:
+        with terminable(), ray_session(prepared.config.cluster) as cluster, terminable():  # Ray sets its own handler
             target = destination(prepared.config.tracking, store.root)
             tracker = start_tracker(run, store.root / "spool", target)
             session = _Session(prepared, record, tracker, console)

@@ -1,6 +1,9 @@
-"""One lock a step key: a second run that needs a step that is being made refuses, and names the holder.
+"""Locks on step keys: a second run that needs a step that is being made refuses, and names the holder.
 
-The lock is `flock` on a file of ROOT, so a holder that dies lets go by itself. It protects one machine, or several on
+A run claims all steps that it is to make before it makes the first, so of two runs that want the same one works whole
+and the other does nothing. The process that makes a step locks it once more, because it may outlive its run.
+
+A lock is `flock` on a file of ROOT, so a holder that dies lets go by itself. It protects one machine, or several on
 one file system that carries flock (NFS 4 does).
 """
 
@@ -10,7 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from infra.errors import LockedError
@@ -45,6 +48,19 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, steps: Iterable[tuple[str, str]]) -> Iterator[None]:
+    """Claims every (step, key) for this process, or none.
+
+    Raises:
+        LockedError: another run makes one of them; names the step and the run's process.
+    """
+    with contextlib.ExitStack() as held:
+        for step, key in sorted(steps):  # one order for all, so that of two runs one gets the first
+            held.enter_context(exclusive(folder / f"{step}-{key}.claim", f"{step} {key[:12]}"))
+        yield
 
 
 def _holder(descriptor: int) -> str:

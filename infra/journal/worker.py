@@ -56,7 +56,7 @@ def run_job(job: Job) -> dict[str, Any] | Failure:
     name, key = job.step.name, job.key
     temporary: Path | None = None
     try:
-        with exclusive(store.root / "locks" / f"{name}-{key}.lock", f"{name} {key}"):
+        with exclusive(store.root / "locks" / f"{name}-{key}.lock", f"{name} {key[:12]}"):
             temporary = store.begin(name, key)
             return _make(job, store, temporary)
     except Exception as error:  # process boundary: every failure of a step becomes a value that the driver can read
