@@ -44,15 +44,18 @@ def load_config(pipeline: str, arguments: list[str]) -> PipelineConfig:
     tree = _compose(pipeline, overrides)
     try:
         for key, value in overrides.values.items():
-            OmegaConf.update(tree, key, value, merge=False, force_add=True)
+            OmegaConf.update(tree, key, _literal(value), merge=False, force_add=True)
         content = OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"config: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise ConfigError("config: conf/config.yaml is not a mapping")
     home = os.environ.get(HOME_VARIABLE)
-    if home and "storage.root" not in overrides.values:
-        content["storage"] = {**content.get("storage", {}), "root": home}
+    if home and not _is_given(overrides, "storage.root") and isinstance(content.get("storage"), dict):
+        content["storage"]["root"] = home
+    for data, part in (("task.train", "task"), ("corpus.sources", "corpus")):
+        if _is_given(overrides, data) and not _is_given(overrides, f"{part}.sample_fraction"):
+            content[part]["sample_fraction"] = 1.0  # what a pipeline's file samples is the data of the default
     return validate({str(name): value for name, value in content.items()})
 
 
@@ -82,6 +85,8 @@ def _without_copies(items: list[Any]) -> Iterator[Any]:
     A value that conf/config.yaml hands down is told once (`pretrain_mlm.seed` is `seed`'s fault), and so is one that
     no member of a union takes.
     """
+    inside = {item["loc"][:length] for item in items for length in range(len(item["loc"]))}
+    items = [item for item in items if item["type"] != "too_short" or item["loc"] not in inside]
     places = {(item["loc"], item["type"]) for item in items}
     told: dict[tuple[Any, ...], list[str]] = {}
     inputs: dict[tuple[Any, ...], Any] = {}
@@ -107,6 +112,22 @@ def _compose(pipeline: str, overrides: Overrides) -> DictConfig:
     return tree
 
 
+def _literal(value: Any) -> Any:
+    """`value` with every `${` escaped: what users write is text, never an interpolation."""
+    if isinstance(value, str):
+        return value.replace("${", "\\${")
+    if isinstance(value, dict):
+        return {name: _literal(item) for name, item in value.items()}
+    return [_literal(item) for item in value] if isinstance(value, list) else value
+
+
+def _is_given(overrides: Overrides, key: str) -> bool:
+    """Whether the command line sets `key`, or a mapping that holds it."""
+    above, _, name = key.rpartition(".")
+    within = overrides.values.get(above)
+    return key in overrides.values or (isinstance(within, dict) and name in within)
+
+
 def _group_problems(overrides: Overrides) -> Iterator[str]:
     for name, value in overrides.groups.items():
         files = sorted(path.stem for path in (CONF / name).glob("*.yaml"))
@@ -122,6 +143,8 @@ def _describe(item: Any) -> str:
     if item["type"] == "missing":
         return f"{key}: missing; it has no default"
     message = item["msg"].removeprefix("Value error, ")
+    if isinstance(item["input"], dict):
+        return f"{key}: {message}"
     return f"{key}: {item['input']!r} is not allowed: {message[:1].lower()}{message[1:]}"
 
 

@@ -56,5 +56,8 @@ class PipelineConfig(FrozenConfig):
             if config.objective != objective:
                 yield f"{name}.objective={config.objective}: this step trains {objective}"
             yield from pretrain_problems(config, name)
+        model = self.tune_decoder.model.model_dump(exclude_defaults=True)
+        for name in model:
+            yield f"tune_decoder.model.{name}: the decoder that is tuned is that of pretrain_clm; set it there"
         yield from finetune_problems(self.finetune)
         yield from prompt_problems(self.prompt)

@@ -41,6 +41,7 @@ def build(config: PipelineConfig) -> Step:
         for name in ("pretrain_mlm", "pretrain_clm")
     }
     raw.check()
+    config = _with_licenses(config)
 
     data = Resources(num_cpus=1)
     task = Step(
@@ -103,6 +104,19 @@ def build(config: PipelineConfig) -> Step:
             "prompt": prompt,
         },
     )
+
+
+def _with_licenses(config: PipelineConfig) -> PipelineConfig:
+    """The same, with the licences of the text and of the labelled rows told to what trains on them."""
+    text, rows = config.corpus.licenses, config.task.license or "not stated"
+    both = f"pretraining text: {text}; labelled rows: {rows}"
+    told = {"pretrain_mlm": text, "pretrain_clm": text, "tune_decoder": both, "finetune": both}
+    update = {
+        name: getattr(config, name).model_copy(update={"data_license": license_})
+        for name, license_ in told.items()
+        if getattr(config, name).data_license is None
+    }
+    return config.model_copy(update=update)
 
 
 def _workers(config: PipelineConfig) -> Resources:

@@ -61,7 +61,7 @@ def parse(arguments: list[str], model: type[BaseModel], groups: frozenset[str]) 
     for argument in arguments:
         key, equals, text = argument.partition("=")
         key = key.lstrip("+").strip()
-        if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", key):
+        if not equals or not re.fullmatch(r"[A-Za-z_][\w.-]*", key):
             problems.append(f"{argument!r} is not key=value; for example: pretrain_mlm.steps=500")
         elif key in groups and not text.lstrip().startswith(("{", "[")):
             chosen[key] = text

@@ -12,23 +12,22 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from infra.cluster.environment import apply, run_environment
-from infra.cluster.session import available_cpus, ray_session
-from infra.errors import ResourceError
-from infra.journal import git, runs
-from infra.journal.execution import Execution, Listener, Outcome
+from infra.cluster.session import available_cpus, available_gpus, ray_session
+from infra.errors import FromzeroError, ResourceError
+from infra.journal import runs
+from infra.journal.execution import Execution, Outcome
 from infra.journal.lock import claimed
-from infra.journal.plan import PlannedStep, make_plan
+from infra.journal.plan import PlannedStep, impossible, make_plan
 from infra.journal.process import ProcessIdentity
 from infra.journal.runs import RunRecord, StepRecord
 from infra.journal.worker import Failure
 from infra.storage.store import Store
-from infra.tracking import messages
-from infra.tracking.actor import TrackerHandle, start_tracker
-from infra.tracking.lineage import Lineage
+from infra.tracking.actor import start_tracker
 from infra.tracking.locations import destination
-from infra.tracking.tracker import Delivery
+from infra.tracking.tracker import Destination
 from pipelines.config import PipelineConfig
 from pipelines.llm import build
+from pipelines.session import Session, close, reused
 from pipelines.signals import terminable
 
 logger = logging.getLogger(__name__)
@@ -54,9 +53,14 @@ class Prepared:
         return {(planned.step.name, planned.key) for planned in self.plan if planned.status == "run"}
 
     @property
+    def destination(self) -> Destination:
+        """Where the run is tracked."""
+        return destination(self.config.tracking, self.store.root)
+
+    @property
     def tracking_uri(self) -> str:
         """Where the run is tracked."""
-        return destination(self.config.tracking, self.store.root).uri
+        return self.destination.uri
 
 
 class Console(Protocol):
@@ -82,10 +86,21 @@ def prepare(pipeline: str, config: PipelineConfig) -> Prepared:
         UserError, StorageError: wrong paths, an unusable root.
     """
     store = Store.open(config.storage.root)
-    cluster = {"CPU": float("inf"), "GPU": float("inf")}
+    cluster = {"CPU": float("inf"), "GPU": float("inf")}  # what a cluster has is asked once it is joined
     if config.cluster.address is None:
-        cluster = {"CPU": available_cpus(config.cluster), "GPU": float("inf")}
+        cluster = {"CPU": available_cpus(config.cluster), "GPU": available_gpus()}
     return Prepared(pipeline=pipeline, config=config, store=store, plan=make_plan([build(config)], store, cluster))
+
+
+def check_resources(plan: Sequence[PlannedStep], cluster: Mapping[str, float]) -> None:
+    """Whether the cluster that was joined can run the plan.
+
+    Raises:
+        ResourceError: it never can, a line each step.
+    """
+    wrong = [f"{p.step.name}: {line}" for p in plan if p.status == "run" for line in impossible(p.step, cluster)]
+    if wrong:
+        raise ResourceError("; ".join(wrong))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,12 +122,13 @@ def execute(prepared: Prepared, console: Console) -> Result:
     blocked = [planned for planned in prepared.plan if planned.status == "blocked"]
     if blocked:
         raise ResourceError("; ".join(f"{p.step.name}: {', '.join(p.reasons)}" for p in blocked))
+    runs.close_dead(prepared.store)
     if prepared.is_all_reused:
-        return Result(record=_reused(prepared, console))
+        return Result(record=reused(prepared, console))
     with claimed(prepared.store.root / "locks", prepared.unmade):
         now = prepare(prepared.pipeline, prepared.config)  # another run may have ended before the claim was had
         if now.is_all_reused:
-            return Result(record=_reused(now, console))
+            return Result(record=reused(now, console))
         if now.unmade <= prepared.unmade:
             return _execute(now, console)
     return execute(now, console)  # raw files changed in between
@@ -129,17 +145,19 @@ def _execute(prepared: Prepared, console: Console) -> Result:
         root=str(store.root),
         tracking_uri=prepared.tracking_uri,
     )
-    dead = runs.close_dead(store)
     runs.save(store, record)
     apply(run_environment())
     outcome, delivery = Outcome(), None
     status: runs.RunStatus = "KILLED"
     try:
         with terminable(), ray_session(prepared.config.cluster) as cluster, terminable():  # Ray sets its own handler
-            target = destination(prepared.config.tracking, store.root)
-            tracker = start_tracker(run, store.root / "spool", target)
-            session = _Session(prepared, record, tracker, console)
-            session.begin(dead)
+            status = "FAILED"
+            check_resources(prepared.plan, cluster)
+            leftovers = [spool.path for spool in runs.leftover_spools(store)]
+            tracker = start_tracker(run, store.root / "spool", prepared.destination, leftovers)
+            session = Session(prepared, record, tracker, console)
+            session.begin()
+            status = "KILLED"
             execution = Execution(prepared.plan, store, tracker.sink, cluster, session.facts, session.listener())
             outcome = execution.outcome
             try:
@@ -148,160 +166,13 @@ def _execute(prepared: Prepared, console: Console) -> Result:
             finally:
                 delivery = session.end(status, outcome)
     finally:
-        record = _close(record, prepared, outcome, delivery, status)
-        runs.save(store, record)
+        record = close(record, prepared, outcome, delivery, status)
+        try:
+            runs.save(store, record)
+        except FromzeroError as error:  # the result is worth more than its record; `close_dead` closes that later
+            console.say(f"the record of the run is not written: {error}")
     if delivery and not delivery.complete:
         console.say(f"MLflow did not take everything ({delivery.error}); `fromzero sync` delivers the rest later")
     if delivery and delivery.rejected:
         console.say(f"MLflow refused {delivery.rejected} messages; they are in {store.root}/spool/{run}.rejected")
     return Result(record=record, failures=tuple(outcome.failures))
-
-
-class _Session:
-    """One run's messages to MLflow and to the console."""
-
-    def __init__(self, prepared: Prepared, record: RunRecord, tracker: TrackerHandle, console: Console) -> None:
-        self.prepared = prepared
-        self.record = record
-        self.tracker = tracker
-        self.console = console
-        self.tags = git.commit()
-        self.facts: Mapping[str, Any] = {"made_by_run": record.id, "tags": self.tags}
-
-    def listener(self) -> Listener:
-        """For the execution."""
-        return Listener(started=self._started, ended=self._ended, tick=self._tick)
-
-    def begin(self, dead: Sequence[RunRecord]) -> None:
-        """Opens the pipeline's run, closes those of the dead."""
-        config = self.prepared.config.model_dump(mode="json")
-        now = self.record.started_at
-        self.tracker.put(*messages.pipeline_started(self.record.id, self.prepared.pipeline, config, self.tags, now))
-        for other in dead:
-            steps = [planned.step.name for planned in self.prepared.plan]
-            for own_id in (other.id, *(f"{other.id}/{name}" for name in steps)):
-                self.tracker.put({"kind": "kill", "id": own_id, "end_time": int((other.finished_at or now) * 1000)})
-
-    def end(self, status: runs.RunStatus, outcome: Outcome) -> Delivery:
-        """Sends lineage, closes the pipeline's run, waits for the delivery."""
-        if outcome.manifests:
-            lineage = Lineage.of(list(outcome.manifests.values()), self.prepared.store.root)
-            self.tracker.put(
-                {"kind": "lineage", "id": self.record.id, "about": self.record.id, "lineage": lineage.to_dict()}
-            )
-        numbers = {
-            f"{name}.{key}": value
-            for name, manifest in outcome.manifests.items()
-            for key, value in manifest["metrics"].items()
-            if isinstance(value, int | float)
-        }
-        now = int(time.time() * 1000)
-        self.tracker.put(
-            {"kind": "metrics", "id": self.record.id, "points": [[k, v, 0, now] for k, v in numbers.items()]}
-        )
-        self.tracker.put(*messages.pipeline_note(self.record.id, outcome.manifests.values()))
-        self.tracker.put(messages.run_ended(self.record.id, status, time.time()))
-        timeout = self.prepared.config.tracking.flush_timeout_seconds
-        self.console.say("delivering to MLflow")
-        return self.tracker.finish(timeout)
-
-    def _started(self, planned: PlannedStep) -> None:
-        inputs = {
-            name: {"step": parent.name, "key": planned.identity["inputs"][name]}
-            for name, parent in planned.step.inputs.items()
-        }
-        raw = {
-            source: [{"path": file.path, "sha256": file.digest} for file in files]
-            for source, files in planned.step.raw.items()
-        }
-        config = planned.step.config.model_dump(mode="json")
-        self.tracker.put(
-            *messages.step_started(
-                self.record.id,
-                planned.step.name,
-                planned.key,
-                config,
-                inputs,
-                raw,
-                self.prepared.store.root,
-                time.time(),
-                self.tags,
-            )
-        )
-        self.console.started(planned)
-
-    def _ended(self, planned: PlannedStep, record: StepRecord, manifest: Mapping[str, Any] | None) -> None:
-        folder = self.prepared.store.artifact_folder(planned.step.name, planned.key)
-        if record.status == "ran" and manifest is not None:
-            self.tracker.put(*messages.step_finished(self.record.id, manifest, folder))
-        elif record.status == "reused" and manifest is not None:
-            self.tracker.put(messages.repair(manifest, folder, self.prepared.store.root))
-        elif record.status == "failed":
-            own_id = f"{self.record.id}/{planned.step.name}"
-            self.tracker.put(
-                {"kind": "tags", "id": own_id, "tags": {"fromzero.error": "\n".join(record.reasons)}},
-                messages.run_ended(own_id, "FAILED", time.time()),
-            )
-        self.console.ended(planned, record)
-
-    def _tick(self, running: Sequence[str]) -> None:
-        self.console.tick(running, self.tracker.progress())
-
-
-def _reused(prepared: Prepared, console: Console) -> RunRecord:
-    """The record of a run that had nothing to do: that of the run that made the last step."""
-    records = []
-    for planned in prepared.plan:
-        manifest = planned.manifest or {}
-        record = StepRecord(
-            name=planned.step.name,
-            key=planned.key,
-            status="reused",
-            artifact_uri=prepared.store.artifact_folder(planned.step.name, planned.key).as_uri(),
-            metrics=dict(manifest["metrics"]),
-            measured=dict(manifest["measured"]),
-        )
-        records.append(_with_run_id(record, prepared.store, manifest))
-        console.ended(planned, records[-1])
-    maker = (prepared.plan[-1].manifest or {}).get("made_by_run")
-    earlier = next((record for record in runs.load_all(prepared.store) if record.id == maker), None)
-    now = time.time()
-    return RunRecord(
-        id=str(maker),
-        pipeline=prepared.pipeline,
-        status="FINISHED",
-        started_at=now,
-        finished_at=now,
-        process=ProcessIdentity.current().to_json(),
-        root=str(prepared.store.root),
-        tracking_uri=prepared.tracking_uri,
-        run_id=earlier.run_id if earlier else None,
-        steps=records,
-    )
-
-
-def _with_run_id(record: StepRecord, store: Store, manifest: Mapping[str, Any]) -> StepRecord:
-    maker = next((r for r in runs.load_all(store) if r.id == manifest.get("made_by_run")), None)
-    step = next((s for s in maker.steps if s.name == record.name), None) if maker else None
-    return record.model_copy(update={"run_id": step.run_id if step else None})
-
-
-def _close(
-    record: RunRecord, prepared: Prepared, outcome: Outcome, delivery: Delivery | None, status: runs.RunStatus
-) -> RunRecord:
-    ids = delivery.run_ids if delivery else {}
-    steps = [
-        step.model_copy(update={"run_id": ids[own_id]})
-        if (own_id := f"{record.id}/{step.name}") in ids
-        else _with_run_id(step, prepared.store, outcome.manifests.get(step.name, {}))
-        for step in outcome.records
-    ]
-    return record.model_copy(
-        update={
-            "status": status,
-            "finished_at": time.time(),
-            "run_id": ids.get(record.id),
-            "steps": steps,
-            "errors": [f"{failure.step}: {failure.message}" for failure in outcome.failures],
-        }
-    )

@@ -16,6 +16,7 @@ from components.comparison.config import CompareConfig
 
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 UNSPACED_SHARE = 0.3
+WORD = re.compile(r"(?u)\b\w+\b")
 SAMPLED_TEXTS = 1_000
 PRODUCTS_PER_ITERATION = 10
 """Matrix products in one Newton iteration of liblinear, assumed: a gradient and some Hessian ones."""
@@ -54,12 +55,12 @@ def tfidf(
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
-    unspaced = written_without_spaces(train_texts)
+    unspaced = written_without_spaces(train_texts) or not any(WORD.search(text) for text in train_texts)
     cut = config.tfidf_max_characters
     vectorizer = TfidfVectorizer(
         analyzer="char" if unspaced else "word",
         ngram_range=(1, 3) if unspaced else (1, 2),
-        token_pattern=None if unspaced else r"(?u)\b\w+\b",
+        token_pattern=None if unspaced else WORD.pattern,
         max_features=config.tfidf_max_features,
         sublinear_tf=True,
     )

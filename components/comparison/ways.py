@@ -90,9 +90,9 @@ def finetuned_ways(test: JudgedSplit, finetune: Artifact, encoder: Artifact) -> 
     results = json.loads((finetune.path / "results.json").read_text(encoding="utf-8"))
     runs = {run["name"]: run for run in results["runs"]}
     champion = runs[results["champion"]]
-    scratch = [run for run in runs.values() if (run["init"], run["budget"]) == ("scratch", champion["budget"])]
+    scratch = runs.get(results["scratch_champion"])
     ways = []
-    for run in [*scratch[:1], champion]:
+    for run in [scratch, champion] if scratch else [champion]:
         pretrained = run["init"] == "pretrained"
         ways.append(
             test.way(

@@ -3,15 +3,20 @@ files, and those count by content digest, format and source name."""
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from components.corpus.filters import FilterConfig
 from infra.journal.config import FrozenConfig, execution_field
 from infra.storage.raw import RawFormat
 
 _FORMAT = "text (a line a document), jsonl, parquet or csv; without it, from the file's name"
+
+
+def _name(label: Any) -> Any:
+    """Labels may be whole numbers, in the data as here."""
+    return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
 
 
 class TaskConfig(FrozenConfig):
@@ -25,12 +30,13 @@ class TaskConfig(FrozenConfig):
     label_column: str = Field("label", min_length=1, description="field of the label: a string or an integer")
     train_fraction: float = Field(0.8, gt=0, lt=1, description="share of the rows that are split which trains, 0 to 1")
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of the rows that are split to choose by")
-    labels: tuple[str, ...] | None = Field(
+    labels: tuple[Annotated[str, BeforeValidator(_name)], ...] | None = Field(
         None,
         description="the labels of the task; rows with another are rejects. Without it, those of the training rows",
     )
     max_labels: int = Field(1000, ge=2, description="more labels than this mean that label_column is not the label")
     sample_fraction: float = Field(1.0, gt=0, le=1, description="share of the texts to use, chosen by text hash")
+    license: str | None = Field(None, description="licence of the rows, for the classifier's model card")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -79,6 +85,15 @@ class CorpusConfig(FrozenConfig):
         if len(set(names)) != len(names):
             raise ValueError(f"sources share a name: {', '.join(names)}; give each its own name")
         return self
+
+    @property
+    def licenses(self) -> str:
+        """The licence of each source, one line."""
+        stated = {source.license or f"not stated for {name}": None for name, source in self._named()}
+        return "; ".join(stated)
+
+    def _named(self) -> zip[tuple[str, SourceConfig]]:
+        return zip(self.source_names(), self.sources, strict=True)
 
     def source_names(self) -> tuple[str, ...]:
         """The name of each source, in order: what `context.raw` is keyed by.

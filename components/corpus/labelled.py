@@ -62,8 +62,9 @@ def make_splits(
     if empty:
         raise DataError(
             f"task: no row is left for {', '.join(empty)} ({num_in} rows in, {num_kept} kept; dropped: "
-            f"{rejects.summary()}); give more rows, or set train_fraction ({config.train_fraction}) and "
-            f"validation_fraction ({config.validation_fraction}) so that each split gets some"
+            f"{rejects.summary()}); give more rows, raise sample_fraction ({config.sample_fraction}), or set "
+            f"train_fraction ({config.train_fraction}) and validation_fraction ({config.validation_fraction}) so that "
+            "each split gets some"
         )
     for name, rows in splits.items():
         _write(output / f"{name}.parquet", rows)

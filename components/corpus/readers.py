@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.corpus.normalise import is_unicode
+from components.corpus.normalise import clean, is_unicode
 from components.corpus.rows import Reason, Row, excerpt
 from components.corpus.streams import open_bytes, read_lines, reading
 from infra.errors import DataError
@@ -59,7 +59,7 @@ def _row(number: int, text: Any, label: Any, label_column: str | None) -> Row:
         return Row(number, excerpt(text), reason=Reason.LABEL_NOT_A_STRING)
     if not is_unicode(named):
         return Row(number, excerpt(text), reason=Reason.LABEL_NOT_UNICODE)
-    return Row(number, text, named)
+    return Row(number, text, clean(named))
 
 
 def _label(value: Any) -> str | None:
@@ -68,7 +68,7 @@ def _label(value: Any) -> str | None:
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value).strip() if isinstance(value, str | int) else None
+    return str(value) if isinstance(value, str | int) else None
 
 
 def _read_text(file: RawFile) -> Iterator[Row]:

@@ -1,7 +1,8 @@
 """Raw files as streams of bytes and of lines, plain, gzip or zstd, in memory that does not grow with the file.
 
 Whatever makes a file as a whole unusable (not UTF-8, cut short, changed since the run was planned) is a `DataError`
-that names the file and, where there is one, the byte.
+that names the file and, where there is one, the byte. That it changed is told by its digest before it is read: a
+second reading, at 1.8 GB/s, so that nothing is committed under the key of another text.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 
 from infra.errors import DataError, StorageError
+from infra.storage.files import sha256
 from infra.storage.raw import RawFile
 
 CHUNK_BYTES = 1 << 20
@@ -54,15 +56,15 @@ def open_bytes(file: RawFile) -> Iterator[BinaryIO]:
     """The decompressed bytes of `file`.
 
     Raises:
-        DataError: the file has another size than when the run was planned, or compressed data of no length.
+        DataError: the file is another than when the run was planned, or compressed data of no length.
         StorageError: it cannot be opened.
     """
     path = Path(file.path)
     with reading(file):
         num_bytes = path.stat().st_size
-        if num_bytes != file.num_bytes:
+        if num_bytes != file.num_bytes or sha256(path) != file.digest:
             raise DataError(
-                f"{file.path}: has {num_bytes} bytes, and had {file.num_bytes} when the run was planned; "
+                f"{file.path}: has changed since the run was planned ({num_bytes} bytes, {file.num_bytes} then); "
                 "leave the files alone while a run reads them, and run again"
             )
         if file.compression and not num_bytes:

@@ -59,7 +59,12 @@ class FinetuneConfig(FrozenConfig):
     max_length: int = Field(128, ge=4, description="tokens of a text, special ones included; more is cut")
     max_validation_rows: int = Field(1_000, ge=1, description="validation rows that trials are judged on")
     precision: Literal["bf16", "fp32"] = Field("bf16", description="of training; evaluation is always in fp32")
-    registered_model: str = Field("fromzero-classifier", min_length=1, description="name of the registered model")
+    data_license: str | None = Field(None, description="for the model card; without it, what task and corpus say")
+    registered_model: str = Field(
+        "fromzero-classifier",
+        pattern=r"^[^/:\s][^/:]{0,199}$",
+        description="name of the registered model, without / and :",
+    )
 
     cluster: ClusterConfig = execution_field(ClusterConfig(), description="threads and GPUs of each trial")
     trials_concurrency: int | None = execution_field(

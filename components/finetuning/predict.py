@@ -1,7 +1,7 @@
 """Classifies texts with a saved classifier: transformers and torch, no Ray, nothing trained.
 
-It tokenizes, cuts, pads and runs in fp32 exactly as the evaluation after training did, so its labels are those that
-were reported. It runs in one process; for millions of texts spread them over many.
+It cleans, tokenizes, cuts, pads and runs in fp32 exactly as the evaluation after training did, so its labels are those
+that were reported. It runs in one process; for millions of texts spread them over many.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from components.corpus.normalise import clean
 from components.finetuning.data import EncodedSplit
 from infra.errors import UserError
 
@@ -52,7 +53,8 @@ class Classifier:
             return []
         from components.finetuning.models import predict_logits
 
-        tokens = [np.asarray(ids, dtype=np.int32) for ids in self.tokenizer(list(texts), truncation=True)["input_ids"]]
+        cleaned = [clean(text) for text in texts]
+        tokens = [np.asarray(ids, dtype=np.int32) for ids in self.tokenizer(cleaned, truncation=True)["input_ids"]]
         split = EncodedSplit(
             ids=[],
             tokens_T=np.concatenate(tokens),

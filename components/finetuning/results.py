@@ -173,8 +173,9 @@ Key of the pretrained encoder: `{encoder_key}`. Key of the labelled task: `{task
 
 ## Licence and limits
 
-The licence is that of the texts and labels it was trained on, which the user knows. It knows only its classes,
-and gives one for any text, also for one of another kind or language. Classes:
+Licences of what it was trained on: {data_license}.
+
+It knows only its classes, and gives one for any text, also for one of another kind or language. Classes:
 {classes}.
 """
 
@@ -204,4 +205,5 @@ def model_card(
         encoder_key=keys["pretrain_mlm"],
         task_key=keys["task"],
         max_length=max_length,
+        data_license=config.data_license or "not stated; ask whoever made this model",
     )

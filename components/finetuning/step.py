@@ -68,6 +68,8 @@ def finetune(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: St
     ]
     largest = next(sweep for sweep in sweeps if sweep.keep_weights)
     champion = reporting.choose_champion(runs, largest, f"validation_{config.selection_metric}")
+    rivals = [sweep for sweep in sweeps if (sweep.init, sweep.budget) == ("scratch", largest.budget)]
+    rival = reporting.choose_champion(runs, rivals[0], f"validation_{config.selection_metric}") if rivals else None
     rows = {run.unit.name: reporting.describe_run(run, test, labels, config.seed) for run in runs}
     best = rows[champion.unit.name]
     budgets = list(dict.fromkeys(sweep.budget for sweep in sweeps))
@@ -92,6 +94,7 @@ def finetune(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: St
         "num_truncated": truncated,
         "budgets": budgets,
         "champion": champion.unit.name,
+        "scratch_champion": rival.unit.name if rival else None,
         "inference_flops_per_example": _inference_flops(context.output / "model", test),
         "runs": list(rows.values()),
         "pretraining_gain": [
@@ -104,7 +107,6 @@ def finetune(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: St
     _write_json(context.output / "trials.json", trials)
     unit_seconds = {name: results[name].seconds for name in sorted(results)}
     _write_json(context.output / "measured.json", {"unit_seconds": unit_seconds})
-    rival = next((run for run in runs if (run.unit.init, run.unit.budget) == ("scratch", largest.budget)), None)
     scratch = rows[rival.unit.name] if rival else None
     fits = {"champion_fit_seconds": champion} | ({"scratch_fit_seconds": rival} if rival else {})
     summary: dict[str, Scalar] = {

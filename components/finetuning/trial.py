@@ -120,7 +120,7 @@ class Fit:
 
     def _step(self, rows_B: IntArray) -> torch.Tensor:
         unit, config = self.unit, self.job.config
-        torch.manual_seed(self.seed * STREAM + self.step)
+        torch.manual_seed((self.seed * STREAM + self.step) % 2**63)
         rate = unit.hyperparameters.learning_rate * schedule(self.step, unit.total_steps, config.warmup_fraction)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -64,6 +64,9 @@ class PretrainConfig(FrozenConfig):
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, order of samples and masks")
     validation_every_steps: int | None = Field(None, ge=1, description="null for the end only")
     max_validation_sequences: int | None = Field(512, ge=1, description="null for the whole split")
+    data_license: str | None = Field(
+        None, description="of the training text, one line for the model card; without it, what corpus.sources say"
+    )
 
     zero_stage: int = execution_field(1, ge=0, le=3, description="DeepSpeed ZeRO stage")
     micro_batch_size_per_rank: int = execution_field(
@@ -72,7 +75,6 @@ class PretrainConfig(FrozenConfig):
     checkpoint_every_steps: int | None = execution_field(200, ge=1, description="null for no checkpoints")
     keep_checkpoints: int = execution_field(2, ge=1, description="newest checkpoints that are kept")
     log_every_steps: int = execution_field(10, ge=1, description="steps between two points of the history")
-    data_license: str | None = execution_field(None, description="of the training text, one line for the model card")
     cluster: ClusterConfig = execution_field(
         default_factory=lambda: ClusterConfig.model_validate({}), description="workers and their resources"
     )

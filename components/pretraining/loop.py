@@ -115,9 +115,7 @@ def train(job: TrainingJob) -> None:
     counts_V = training_counts(training, objective)
     if counts_V is not None:
         metrics["unigram_cross_entropy"] = unigram_cross_entropy(counts_V, evaluation.target_counts_V, objective)
-    tail = max(1, math.ceil(FINAL_LOSS_FRACTION * config.steps))
-    losses = state.recent_losses[-tail:]
-    metrics |= {"train_loss": sum(losses) / len(losses), **_counts(module, config, state.progress)}
+    metrics |= {"train_loss": _final_loss(config, state), **_counts(module, config, state.progress)}
     _finish(job, engine, module, attempt, state, metrics)
 
 
@@ -220,7 +218,7 @@ def _after_step(
     if step % config.log_every_steps == 0 or last:
         losses = state.recent_losses[-config.log_every_steps :]
         row = {
-            "train_loss": sum(losses) / len(losses),
+            "train_loss": _final_loss(config, state) if last else sum(losses) / len(losses),
             "learning_rate": learning_rate(config, step - 1),
             "gradient_norm": engine.gradient_norm(),
         }
@@ -245,6 +243,12 @@ def _after_step(
         state.told_at = time.monotonic()
         note = f"loss {state.recent_losses[-1]:.3f}, {rate:,.0f} tokens/s"
         job.tracker.progress(step, config.steps, "steps", note=note)
+
+
+def _final_loss(config: PretrainConfig, state: _State) -> float:
+    """Mean over the last part of the steps: the metric of the step, and the last point of its curve."""
+    losses = state.recent_losses[-max(1, math.ceil(FINAL_LOSS_FRACTION * config.steps)) :]
+    return sum(losses) / len(losses)
 
 
 def _log(job: TrainingJob, state: _State, row: Mapping[str, float], measured: Mapping[str, float]) -> None:

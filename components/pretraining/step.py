@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import shutil
 import time
@@ -12,6 +14,8 @@ from components.pretraining.config import PretrainConfig, problems
 from infra.errors import ConfigError
 from infra.journal.step import Artifact, StepContext, StepOutput
 from infra.tracking.records import FileRecord, ModelRecord
+
+logger = logging.getLogger(__name__)
 
 DETERMINISTIC_METRICS = (
     "train_loss",
@@ -52,6 +56,8 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
     found = problems(config, context.step)
     if found:
         raise ConfigError(*found)
+    if config.model.init_from and "init" not in inputs:
+        check_tokenizer(Path(config.model.init_from), inputs["tokenizer"].path / "tokenizer", context.step)
     work = context.work.resolve()
     result = read_result(work)
     if result is None:
@@ -94,6 +100,31 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
             FileRecord(path=HISTORY_NAME),
         ),
     )
+
+
+def check_tokenizer(init_from: Path, tokenizer: Path, where: str) -> None:
+    """Compares the vocabulary of a model to start from with that of the token shards.
+
+    Raises:
+        ConfigError: they give a token other ids, so that the model would read another text.
+    """
+    theirs, ours = (_vocabulary(folder / "tokenizer.json") for folder in (init_from, tokenizer))
+    if theirs is None:
+        logger.warning("%s: no tokenizer.json, so nobody can tell whether it reads the same ids", init_from)
+    elif theirs != ours:
+        raise ConfigError(
+            f"{where}.model.init_from={init_from}: its tokenizer is not that of this pipeline ({len(theirs)} and "
+            f"{len(ours or {})} tokens); start from a model that was made with this tokenizer"
+        )
+
+
+def _vocabulary(path: Path) -> dict[str, int] | None:
+    """Token ids; None without the file."""
+    if not path.is_file():
+        return None
+    model = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+    pieces = enumerate(piece for piece, _ in model) if isinstance(model, list) else ((i, t) for t, i in model.items())
+    return {token: index for index, token in pieces}
 
 
 def _shards_folder(artifact: Path) -> Path:

@@ -22,6 +22,14 @@ def available_cpus(config: ClusterConfig) -> float:
     return float(config.num_cpus or max(2, os.cpu_count() or 1))
 
 
+def available_gpus() -> float:
+    """NVIDIA GPUs that a local Ray would find: those that are visible, else the device files."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return float(len([one for one in visible.split(",") if one.strip() and one.strip() != "-1"]))
+    return float(len(list(Path("/dev").glob("nvidia[0-9]*"))))
+
+
 @contextlib.contextmanager
 def ray_session(config: ClusterConfig) -> Iterator[Mapping[str, float]]:
     """A Ray connection; yields the cluster's resources. Joins the one this process already has, if any.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra.errors import Fault
+from infra.errors import Fault, FromzeroError
 from infra.journal.plan import PlannedStep, artifact_of
 from infra.journal.runs import StepRecord
 from infra.journal.step import Artifact
@@ -81,6 +81,8 @@ class Execution:
         try:
             while waiting or self._running:
                 waiting = self._start_what_can(waiting)
+                if waiting and not self._running:  # cannot be: a plan is checked against the cluster before it starts
+                    raise FromzeroError(f"nothing runs, and {', '.join(p.step.name for p in waiting)} cannot start")
                 if self._running:
                     done, _ = ray.wait(list(self._running), timeout=0.5)
                     for reference in done:

@@ -63,11 +63,11 @@ def make_plan(targets: Sequence[Step], store: Store, cluster: Mapping[str, float
             manifest, reasons = None, (f"its artifact is damaged: {error}",)
         status: Status = "reused" if manifest else "run"
         if manifest is None:
-            impossible = list(_impossible(step, cluster))
+            refused = list(impossible(step, cluster))
             blocked_by = [p.name for p in step.inputs.values() if planned[p.name].status == "blocked"]
-            if impossible or blocked_by:
+            if refused or blocked_by:
                 status = "blocked"
-                reasons = (*reasons, *impossible, *(f"needs {name}, which is blocked" for name in blocked_by))
+                reasons = (*reasons, *refused, *(f"needs {name}, which is blocked" for name in blocked_by))
             else:
                 reasons = reasons or tuple(_why(step, content, store, planned))
         planned[step.name] = PlannedStep(
@@ -87,7 +87,8 @@ def artifact_of(planned: PlannedStep, store: Store, manifest: Mapping[str, Any])
     )
 
 
-def _impossible(step: Step, cluster: Mapping[str, float]) -> Iterator[str]:
+def impossible(step: Step, cluster: Mapping[str, float]) -> Iterator[str]:
+    """What `step` wants and `cluster` can never grant, a line each."""
     wishes = (("CPU", "CPUs", step.resources.num_cpus), ("GPU", "GPUs", step.resources.num_gpus))
     for name, unit, wish in wishes:
         if wish > cluster.get(name, 0):

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from infra.journal.process import ProcessIdentity
 from infra.storage.files import write_json
 from infra.storage.store import Store
+from infra.tracking.spool import Spool, spools
 
 logger = logging.getLogger(__name__)
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -78,15 +79,23 @@ def load_all(store: Store) -> Iterator[RunRecord]:
 
 
 def close_dead(store: Store) -> list[RunRecord]:
-    """Marks as KILLED the runs whose process is gone, and returns them, for MLflow to be told."""
+    """Marks as KILLED the runs whose process is gone, puts that into their spools for MLflow, and returns them."""
     closed = []
     for record in load_all(store):
         process = ProcessIdentity.parse(record.process)
         if record.status == "RUNNING" and (process is None or process.is_dead()):
             dead = record.model_copy(update={"status": "KILLED", "finished_at": time.time()})
+            message = {"kind": "kill", "id": record.id, "end_time": int(time.time() * 1000)}
+            Spool(store.root / "spool" / f"{record.id}.jsonl").append(message)
             save(store, dead)
             closed.append(dead)
     return closed
+
+
+def leftover_spools(store: Store) -> list[Spool]:
+    """What runs that are over left undelivered, oldest first."""
+    running = {record.id for record in load_all(store) if record.status == "RUNNING"}
+    return [spool for spool in spools(store.root / "spool") if spool.path.stem not in running]
 
 
 def _path(store: Store, run_id: str) -> Path:

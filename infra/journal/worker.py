@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.errors import DiskFullError, Fault, FromzeroError, LockedError
+from infra.errors import DamagedArtifactError, DiskFullError, Fault, FromzeroError, LockedError
 from infra.journal.key import encode
 from infra.journal.lock import exclusive
 from infra.journal.step import Artifact, Step, StepContext
@@ -57,6 +57,9 @@ def run_job(job: Job) -> dict[str, Any] | Failure:
     temporary: Path | None = None
     try:
         with exclusive(store.root / "locks" / f"{name}-{key}.lock", f"{name} {key[:12]}"):
+            made = _found(store, name, key)
+            if made is not None:  # by a run that ended just before this one got the lock
+                return made
             temporary = store.begin(name, key)
             return _make(job, store, temporary)
     except Exception as error:  # process boundary: every failure of a step becomes a value that the driver can read
@@ -64,6 +67,13 @@ def run_job(job: Job) -> dict[str, Any] | Failure:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _found(store: Store, name: str, key: str) -> dict[str, Any] | None:
+    try:
+        return store.find(name, key)
+    except DamagedArtifactError:
+        return None
 
 
 def _make(job: Job, store: Store, temporary: Path) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Store:
             probe.write_bytes(b"fromzero")
             probe.unlink()
         except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"storage.root: {path} is not a folder: {error.filename} is a file") from error
+            raise UserError(f"storage.root: {path} is not a folder, or lies below a file") from error
         except OSError as error:
             raise storage_error(error, path) from error
         return store

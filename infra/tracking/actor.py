@@ -7,7 +7,7 @@ spool, and a message that it takes twice changes nothing.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from infra.tracking.tracker import Delivery, Destination, Tracker
 class TrackerActor:
     """Runs a `Tracker` in its own process."""
 
-    def __init__(self, run: str, spool_folder: str, destination: Destination) -> None:
-        self._tracker = Tracker(run, Path(spool_folder), destination)
+    def __init__(self, run: str, spool_folder: Path, destination: Destination, leftovers: Sequence[Path]) -> None:
+        self._tracker = Tracker(run, spool_folder, destination, leftovers)
 
     def receive(self, kind: str, step: str, payload: Mapping[str, Any]) -> None:
         """See `Tracker.receive`."""
@@ -95,8 +95,8 @@ class TrackerHandle:
             return Delivery(complete=False, pending_bytes=0, error=f"the tracker is gone: {type(error).__name__}")
 
 
-def start_tracker(run: str, spool_folder: Path, destination: Destination) -> TrackerHandle:
-    """Starts the actor on this node."""
+def start_tracker(run: str, spool_folder: Path, destination: Destination, leftovers: Sequence[Path]) -> TrackerHandle:
+    """Starts the actor on this node; it delivers the spools `leftovers` of earlier runs too."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -107,4 +107,4 @@ def start_tracker(run: str, spool_folder: Path, destination: Destination) -> Tra
         max_task_retries=-1,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False),
     )
-    return TrackerHandle(actor.remote(run, str(spool_folder), destination))
+    return TrackerHandle(actor.remote(run, spool_folder, destination, leftovers))

@@ -40,8 +40,9 @@ def find_champion(destination: Destination, name: str, alias: str = "champion") 
         version = client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            known = ", ".join(model.name for model in client.search_registered_models()) or "none"
-            raise UserError(f"no registered model {name}@{alias} in {destination.uri}; there are: {known}") from error
+            known = ", ".join(model.name for model in client.search_registered_models())
+            others = f"choose another with --model: {known}" if known else "none is registered"
+            raise UserError(f"no registered model {name}@{alias} in {destination.uri}; {others}") from error
         raise InfrastructureError(f"{destination.uri} does not answer: {error}") from error
     folder = _local(version.tags.get(URI_TAG, ""))
     if not (folder / "config.json").is_file():

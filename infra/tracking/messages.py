@@ -7,7 +7,7 @@ under the same ids.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +105,17 @@ def step_started(
     return messages
 
 
-def step_finished(run: str, manifest: Mapping[str, Any], folder: Path) -> list[Message]:
-    """What a finished step has to show: its metrics, files, models, prompts, cost; then its end."""
+def step_finished(
+    run: str, manifest: Mapping[str, Any], folder: Path, known: Collection[tuple[str, int]] = ()
+) -> list[Message]:
+    """What a finished step has to show: its metrics, files, models, prompts, cost; then its end.
+
+    Args:
+        run: our own id of the pipeline's run.
+        manifest: of the step.
+        folder: its artifact.
+        known: (metric, training step) of points that its curves have already.
+    """
     own_id, key = f"{run}/{manifest['step']}", manifest["key"]
     now = _milliseconds(manifest["finished_at"])
     step = int(manifest["metrics"].get("steps") or 0)
@@ -116,8 +125,9 @@ def step_finished(run: str, manifest: Mapping[str, Any], folder: Path) -> list[M
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     words = {n: v for n, v in manifest["metrics"].items() if isinstance(v, str)}
+    points = [[name, value, step, now] for name, value in numbers.items() if (name, step) not in known]
     messages: list[Message] = [
-        {"kind": "metrics", "id": own_id, "points": [[name, value, step, now] for name, value in numbers.items()]},
+        {"kind": "metrics", "id": own_id, "points": points},
         {"kind": "tags", "id": own_id, "tags": {URI_TAG: folder.as_uri(), **words}},
         {"kind": "file", "id": own_id, "path": str(folder / "manifest.json"), "folder": ""},
     ]
@@ -143,9 +153,19 @@ def step_finished(run: str, manifest: Mapping[str, Any], folder: Path) -> list[M
     return messages
 
 
-def repair(manifest: Mapping[str, Any], folder: Path, root: Path) -> Message:
-    """Brings back into MLflow a finished step that MLflow does not know: a new server, or a lost database."""
+def repair(manifest: Mapping[str, Any], folder: Path, root: Path, *, alias: bool = True) -> Message:
+    """Brings back into MLflow a finished step that MLflow does not know: a new server, or a lost database.
+
+    Args:
+        manifest: of the step.
+        folder: its artifact.
+        root: the store's.
+        alias: whether its models take the aliases that they were made for; not for a result of the past.
+    """
     run = manifest["made_by_run"]
+    records = manifest["records"] if alias else [{**record, "alias": None} for record in manifest["records"]]
+    history = list(_history(run, manifest, folder))
+    known = {(name, step) for message in history for name, _, step, _ in message["points"]}
     started = step_started(
         run,
         manifest["step"],
@@ -161,7 +181,7 @@ def repair(manifest: Mapping[str, Any], folder: Path, root: Path) -> Message:
         "kind": "repair",
         "id": f"{run}/{manifest['step']}",
         "key": manifest["key"],
-        "messages": [*started, *_history(run, manifest, folder), *step_finished(run, manifest, folder)],
+        "messages": [*started, *history, *step_finished(run, {**manifest, "records": records}, folder, known)],
     }
 
 

@@ -22,6 +22,7 @@ from infra.tracking.writer import Writer, is_permanent
 
 logger = logging.getLogger(__name__)
 LONGEST_PAUSE_SECONDS = 30.0
+DISK_FULL = ("No space left", "disk is full", "disk I/O error")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,8 +113,9 @@ class Uploader:
 class Tracker:
     """One pipeline run's tracker. Threads may call it; one process only."""
 
-    def __init__(self, run: str, spool_folder: Path, destination: Destination) -> None:
+    def __init__(self, run: str, spool_folder: Path, destination: Destination, leftovers: Sequence[Path] = ()) -> None:
         self.run = run
+        self._leftovers = list(leftovers)
         self.spool = Spool(spool_folder / f"{run}.jsonl")
         self.uploader = Uploader(self.spool, destination, spool_folder / "writer.lock")
         self.progress: dict[str, dict[str, Any]] = {}
@@ -161,6 +163,8 @@ class Tracker:
         self.spool.sync()
         self._wake.set()
         while time.monotonic() < deadline and (self.spool.pending_bytes or not self.uploader._writer):
+            if self._spool_error or any(words in (self.uploader.error or "") for words in DISK_FULL):
+                break  # waiting does not empty a disk
             time.sleep(0.05)
         state = self.uploader.state()
         state.error = self._spool_error or state.error
@@ -212,6 +216,10 @@ class Tracker:
         self.put({"kind": "end", "id": own_id, "status": status, "end_time": now})
 
     def _upload(self) -> None:
+        for path in self._leftovers:  # of earlier runs; what cannot be delivered now waits for the next run or `sync`
+            uploader = Uploader(Spool(path), self.uploader.destination, self.uploader.lock_path)
+            if uploader.deliver(final=True):
+                uploader.spool.remove()
         pause = 1.0
         while not self._stop:
             self._wake.clear()

@@ -12,8 +12,8 @@ Messages (`kind`, and `id` = our own id of the run it belongs to):
     lineage    lineage, about                                     `lineage.json` and `lineage.html` of the run
     model      record, path, key, lineage                         a LoggedModel; registered if the record says so
     prompt     record, key                                        a version of a registered prompt
-    repair     key, messages                                      these messages, if no finished run has this key
-    kill       end_time                                           ends a run that its dead process left running
+    repair     key, messages                                      these, if no finished run has this key; else aliases
+    kill       end_time                                           ends it and what is below it, where still running
     end        status, end_time
 """
 
@@ -175,12 +175,14 @@ class Writer:
         record = ModelRecord.model_validate(message["record"])
         run_id, own_id = self._run_id(message), f"{message['key']}/{record.path}"
         tags = {ID_TAG: own_id, KEY_TAG: message["key"], URI_TAG: message["path"], "task": record.task}
-        model_id = self._find_model(own_id)
-        if model_id is None:
-            model = self.client.create_logged_model(
-                self.experiment_id, record.name, run_id, tags, dict(record.parameters), record.task
-            )
-            model_id = str(model.model_id)
+        found, is_ready = self._find_model(own_id)
+        model_id = found or ""
+        if not is_ready:
+            if not found:
+                model = self.client.create_logged_model(
+                    self.experiment_id, record.name, run_id, tags, dict(record.parameters), record.task
+                )
+                model_id = str(model.model_id)
             if record.registered_name:
                 self._upload(model_id, record, Path(message["path"]))
             self._link_output(run_id, model_id)
@@ -190,10 +192,13 @@ class Writer:
         if record.registered_name:
             self._register(record, model_id, run_id, tags)
 
-    def _find_model(self, own_id: str) -> str | None:
+    def _find_model(self, own_id: str) -> tuple[str | None, bool]:
+        """The LoggedModel with our id, and whether its delivery came to its end."""
         query = f"tags.`{ID_TAG}` = '{own_id}'"  # 3.17 takes a status in the query, and finds nothing by it
         found = self.client.search_logged_models([self.experiment_id], query)
-        return next((str(model.model_id) for model in found if model.status.value == "READY"), None)
+        ready = [str(model.model_id) for model in found if model.status.value == "READY"]
+        begun = [str(model.model_id) for model in found]
+        return (ready[0], True) if ready else (begun[0] if begun else None, False)
 
     def _upload(self, model_id: str, record: ModelRecord, path: Path) -> None:
         import mlflow.transformers
@@ -253,13 +258,17 @@ class Writer:
         if run_id is None:
             for inner in message["messages"]:
                 self.apply(inner)
-        else:
-            self.run_ids[message["id"]] = run_id
+            return
+        self.run_ids[message["id"]] = run_id
+        for inner in message["messages"]:
+            if inner["kind"] == "model" and inner["record"]["alias"]:
+                self._model(inner)
 
     def _kill(self, message: Mapping[str, Any]) -> None:
-        run_id = self.find_run(message["id"])
-        if run_id is not None and self.client.get_run(run_id).info.status == "RUNNING":
-            self.client.set_terminated(run_id, "KILLED", message["end_time"])
+        query = f"tags.`{ID_TAG}` LIKE '{message['id']}%' and attributes.status = 'RUNNING'"
+        while found := self.client.search_runs([self.experiment_id], query, max_results=100):
+            for run in found:
+                self.client.set_terminated(run.info.run_id, "KILLED", message["end_time"])
 
     def _end(self, message: Mapping[str, Any]) -> None:
         self.client.set_terminated(self._run_id(message), message["status"], message["end_time"])

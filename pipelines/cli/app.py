@@ -105,7 +105,7 @@ def predict(
 @app.command()
 def ui(
     arguments: Arguments = None,
-    port: Annotated[int, typer.Option(help="port on the loopback address")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port on the loopback address")] = 5000,
     as_json: AsJson = False,
 ) -> None:
     """Opens the MLflow UI on this root's runs, on the loopback address."""

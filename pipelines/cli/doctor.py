@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from infra.cluster.environment import apply, run_environment
 from infra.errors import FromzeroError
@@ -21,7 +21,7 @@ from infra.journal import runs
 from infra.storage import manifest
 from infra.storage.store import Store
 from infra.tracking.locations import destination
-from pipelines.cli.output import emit_json, guarded
+from pipelines.cli.output import emit_json, guarded, stdout_console
 from pipelines.compose import load_config
 from pipelines.config import PipelineConfig
 
@@ -57,8 +57,8 @@ def doctor_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoR
                 table.add_column(name, overflow="fold")
             for check in checks:
                 style = {"ok": "green", "warning": "yellow", "error": "red"}[check.status]
-                table.add_row(check.name, f"[{style}]{check.status}[/{style}]", check.detail)
-            Console(highlight=False).print(table)
+                table.add_row(check.name, Text(check.status, style=style), check.detail)
+            stdout_console().print(table)
         return 3 if failed else 0
 
     guarded(work, as_json=as_json, frame={"checks": []})

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 from rich.tree import Tree
 
 from infra.errors import UserError
@@ -18,7 +17,7 @@ from infra.storage.store import Store
 from infra.tracking.lineage import Lineage, Node
 from infra.tracking.locations import destination
 from infra.tracking.page import render
-from pipelines.cli.output import emit_json, guarded, say
+from pipelines.cli.output import emit_json, guarded, say, stdout_console
 from pipelines.compose import load_config
 from pipelines.config import PipelineConfig
 
@@ -47,7 +46,7 @@ def lineage_command(target: str, pipeline: str, overrides: list[str], *, as_json
             edges = [list(edge) for edge in part.edges]
             emit_json({"target": node.id, "errors": [], "edges": edges, "nodes": nodes})
         elif not html:
-            console = Console(highlight=False)
+            console = stdout_console()
             console.print(_tree("made from", node, part.nodes, [(b, a) for a, b in part.edges]))
             if any(source == node.id for source, _ in part.edges):
                 console.print(_tree("used by", node, part.nodes, part.edges))
@@ -117,24 +116,23 @@ def _tree(title: str, node: Node, nodes: Sequence[Node], edges: Sequence[tuple[s
     def add(tree: Tree, current: Node) -> None:
         again = current.id in shown
         shown.add(current.id)
-        branch = tree.add(_label(current) + (" [dim](above)[/dim]" if again else ""))
+        label = Text.assemble((current.name, "bold"), " ", _described(current), (" (above)" if again else "", "dim"))
+        branch = tree.add(label)
         if not again:
             for source, target in edges:
                 if source == current.id:
                     add(branch, by_id[target])
 
-    root = Tree(f"[dim]{title}[/dim]")
+    root = Tree(Text(title, style="dim"))
     add(root, node)
     return root
 
 
-def _label(node: Node) -> str:
-    facts, name = node.facts, f"[b]{escape(node.name)}[/b]"
+def _described(node: Node) -> str:
+    facts = node.facts
     if node.kind == "raw":
         rows = f"{facts['num_rows']:,} rows, " if facts.get("num_rows") is not None else ""
-        digest = str(facts["sha256"])[:12]
-        return f"{name} raw file, {rows}{facts['num_bytes']:,} bytes, sha256 {digest}, {escape(facts['path'])}"
+        return f"raw file, {rows}{facts['num_bytes']:,} bytes, sha256 {str(facts['sha256'])[:12]}, {facts['path']}"
     if node.kind == "model":
-        alias = f" @{facts['alias']}" if facts["alias"] else ""
-        return f"{name} model{escape(alias)}, {facts['task']}, {escape(facts['path'])}"
-    return f"{name} {node.kind} {str(facts.get('key', ''))[:12]}"
+        return f"model{' @' + facts['alias'] if facts['alias'] else ''}, {facts['task']}, {facts['path']}"
+    return f"{node.kind} {str(facts.get('key', ''))[:12]}"

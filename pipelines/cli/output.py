@@ -11,8 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import typer
+from rich.console import Console
 
 from infra.errors import ConfigError, FromzeroError
+
+PIPE_COLUMNS = 400
+"""Width of what goes to a file or another program, which may look for whole lines."""
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +25,14 @@ def emit_json(document: Mapping[str, Any]) -> None:
     """Prints the one JSON document of a command."""
     sys.stdout.write(json.dumps(_finite(document), ensure_ascii=False, indent=1) + "\n")
     sys.stdout.flush()
+
+
+def stdout_console() -> Console:
+    """Text on standard output: nothing in it is markup, and only a terminal folds lines."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = PIPE_COLUMNS
+    return console
 
 
 def say(line: str) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import shlex
 from typing import Any, NoReturn
 
-from rich.console import Console
 from rich.table import Table
 
 from infra.errors import Fault
 from infra.journal.runs import RunRecord
 from infra.journal.worker import Failure
 from pipelines.cli.console import RunConsole, clock
-from pipelines.cli.output import emit_json, guarded, say
+from pipelines.cli.output import emit_json, guarded, say, stdout_console
 from pipelines.compose import load_config
 from pipelines.runner import Prepared, execute, prepare
 
@@ -107,33 +106,31 @@ def _print_plan(prepared: Prepared) -> None:
     for planned in prepared.plan:
         cpus = f"{planned.step.resources.num_cpus:g}"
         table.add_row(planned.step.name, planned.status, "; ".join(planned.reasons), planned.key[:12], cpus)
-    console = Console()
-    console.print(table, markup=False)
+    console = stdout_console()
+    console.print(table)
     console.print("Independent steps run at the same time while the CPUs they hold are free.", style="dim")
 
 
 def _print_result(record: RunRecord, prepared: Prepared) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
+    console = stdout_console()
     last = record.steps[-1]
-    folder = Path(str(last.artifact_uri).removeprefix("file://"))
+    folder = prepared.store.artifact_folder(last.name, last.key)
     comparison = folder / "comparison.json"
     if comparison.exists():
         content = json.loads(comparison.read_bytes())
         times = json.loads((folder / "measured.json").read_bytes())
         console.print(comparison_table(content["ways"], times))
-        console.print(content["verdict"], markup=False)
+        console.print(content["verdict"])
     steps = ", ".join(
         f"{step.name} {clock(float(step.measured.get('seconds') or 0))}"
         if step.status == "ran"
         else f"{step.name} reused"
         for step in record.steps
     )
-    console.print(f"\nSteps      {steps}", markup=False, soft_wrap=True)
-    console.print(f"Artifacts  {prepared.store.root}/artifacts", markup=False, soft_wrap=True)
-    console.print(f"Report     {folder}/comparison.md and comparison.png", markup=False, soft_wrap=True)
-    console.print(f"MLflow     {ui_command_line(prepared)}", markup=False, soft_wrap=True)
+    console.print(f"\nSteps      {steps}", soft_wrap=True)
+    console.print(f"Artifacts  {prepared.store.root}/artifacts", soft_wrap=True)
+    console.print(f"Report     {folder}/comparison.md and comparison.png", soft_wrap=True)
+    console.print(f"MLflow     {ui_command_line(prepared)}", soft_wrap=True)
 
 
 def ui_command_line(prepared: Prepared) -> str:
@@ -143,7 +140,7 @@ def ui_command_line(prepared: Prepared) -> str:
         words.append(f"storage.root={prepared.store.root}")
     if prepared.config.tracking.uri:
         words.append(f"tracking.uri={prepared.config.tracking.uri}")
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def comparison_table(ways: list[dict[str, Any]], times: dict[str, dict[str, float | None]]) -> Table:

@@ -9,17 +9,18 @@ import subprocess
 import sys
 from typing import NoReturn
 
-from rich.console import Console
 from rich.table import Table
 
 from infra.cluster.environment import apply, run_environment
 from infra.errors import InfrastructureError, UserError
+from infra.journal import runs
 from infra.journal.lock import exclusive
 from infra.storage.store import Store
 from infra.tracking.locations import destination
-from pipelines.cli.output import emit_json, guarded, say
+from pipelines.cli.output import emit_json, guarded, say, stdout_console
 from pipelines.compose import load_config
 from pipelines.config import PipelineConfig
+from pipelines.session import deliver, latest_and_past
 from pipelines.signals import terminable
 
 
@@ -39,10 +40,14 @@ def predict_command(arguments: list[str], model: str | None, *, as_json: bool) -
             raise UserError("nothing to classify: give texts as arguments, or a text a line on standard input")
         store = Store.open(config.storage.root)
         apply(run_environment())
+        from components.corpus.normalise import clean
         from components.finetuning.predict import Classifier
         from infra.tracking.champion import find_champion
 
         champion = find_champion(destination(config.tracking, store.root), model or config.finetune.registered_model)
+        empty = [str(number) for number, text in enumerate(given, start=1) if not clean(text)]
+        if empty:
+            raise UserError(f"nothing to classify in text {', '.join(empty)}: it is empty")
         predictions = Classifier.load(champion.folder).predict(given)
         if as_json:
             emit_json(
@@ -63,7 +68,7 @@ def predict_command(arguments: list[str], model: str | None, *, as_json: bool) -
             table.add_column(name, overflow="fold")
         for text, prediction in zip(given, predictions, strict=True):
             table.add_row(prediction.label, f"{prediction.probability:.1%}", text)
-        Console(highlight=False).print(table, markup=False)
+        stdout_console().print(table)
         return 0
 
     guarded(work, as_json=as_json, frame={"model": model, "predictions": []})
@@ -73,7 +78,7 @@ def _standard_input() -> list[str]:
     if sys.stdin.isatty():
         say("a text a line; end with Ctrl-D")
     try:
-        return sys.stdin.buffer.read().decode("utf-8-sig").splitlines()
+        return sys.stdin.buffer.read().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"standard input is not UTF-8 (byte {error.start}); convert it first") from error
 
@@ -134,30 +139,22 @@ def _check_port(port: int) -> None:
 
 
 def sync_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoReturn:
-    """Delivers every spool of this root."""
+    """Delivers every spool of this root, and every finished step that MLflow does not have."""
 
     def work() -> int:
         config = load_config(pipeline, overrides)
         store = Store.open(config.storage.root)
-        apply(run_environment())
-        from infra.tracking.spool import spools
-        from infra.tracking.tracker import Uploader
-
-        folder = store.root / "spool"
-        done, errors = [], []
-        for spool in spools(folder):
-            uploader = Uploader(spool, destination(config.tracking, store.root), folder / "writer.lock")
-            if uploader.deliver(final=True):
-                spool.remove()
-                done.append(spool.path.stem)
-            else:
-                errors.append(f"{spool.path.stem}: {uploader.error}; {spool.pending_bytes} bytes wait")
-        if errors:
-            raise InfrastructureError("\n".join(errors))
+        runs.close_dead(store)
+        names = [spool.path.stem for spool in runs.leftover_spools(store)]
+        current, past = latest_and_past(store)
+        error = deliver(store, destination(config.tracking, store.root), past, current)
+        if error:
+            raise InfrastructureError(error)
         if as_json:
-            emit_json({"delivered": done, "errors": []})
+            emit_json({"delivered": names, "num_steps": len(past) + len(current), "errors": []})
         else:
-            print(f"delivered: {', '.join(done)}" if done else "nothing waits")
+            print(f"delivered: {', '.join(names)}" if names else "nothing waits")
+            print(f"{len(past) + len(current)} finished steps are in MLflow")
         return 0
 
     guarded(work, as_json=as_json, frame={"delivered": []})

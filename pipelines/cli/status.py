@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from typing import NoReturn
 
-from rich.console import Console
 from rich.table import Table
 
 from infra.journal import runs
 from infra.storage.store import Store
 from pipelines.cli.console import clock
-from pipelines.cli.output import emit_json, guarded
+from pipelines.cli.output import emit_json, guarded, stdout_console
 from pipelines.compose import load_config
 
 MAX_ROWS = 20
@@ -44,7 +43,7 @@ def status_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoR
                 f"{made} ran, {len(record.steps) - made} other",
                 "; ".join(record.errors),
             )
-        Console().print(table if records else f"no runs under {store.root}", markup=False)
+        stdout_console().print(table if records else f"no runs under {store.root}")
         return 0
 
     guarded(work, as_json=as_json, frame={"root": None, "runs": []})

@@ -85,7 +85,7 @@ def test_a_champion_whose_folder_is_gone_comes_from_mlflow(delivered: tuple[Dest
 
 
 def test_a_name_that_is_not_registered_is_answered_with_those_that_are(delivered: tuple[Destination, Path]) -> None:
-    with pytest.raises(UserError, match=r"no registered model nobody@champion .* there are: toy-classifier"):
+    with pytest.raises(UserError, match=r"no registered model nobody@champion .* --model: toy-classifier"):
         find_champion(delivered[0], "nobody")
 
 

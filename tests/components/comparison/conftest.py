@@ -87,7 +87,12 @@ def make_inputs(tmp_path: Path) -> MakeInputs:
             write_predictions(finetune.path / f"predictions/{name}.parquet", test, names, accuracy, 1)
             about: dict[str, Any] = {"name": name, "init": init, "budget": "all", "num_labels": 400, "steps": 25}
             runs.append(about | {"train_flops": 4e13, "predictions": f"predictions/{name}.parquet"})
-        document = {"runs": runs, "champion": "pretrained_all_seed0", "inference_flops_per_example": 3e8}
+        document = {
+            "runs": runs,
+            "champion": "pretrained_all_seed0",
+            "scratch_champion": "scratch_all_seed0",
+            "inference_flops_per_example": 3e8,
+        }
         (finetune.path / "results.json").write_text(json.dumps(document))
         prompt = artifact("prompt", {})
         judged = sorted(test)[:num_prompted]

@@ -1,0 +1,94 @@
+"""What is known to be in an MLflow store, kept in ROOT/tracking/, so that a run that reuses everything need not ask.
+
+A file for each tracking URI: the MLflow run of each step key, and which key each alias stands on. For a SQLite file the
+creation time of our experiment says whether it is still the same store; a server is trusted until `sync` asks it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.storage.files import write_json
+from infra.tracking.tracker import Destination
+
+Manifest = Mapping[str, Any]
+
+
+@dataclass(kw_only=True, slots=True)
+class Delivered:
+    """What one store has of one root."""
+
+    path: Path
+    uri: str
+    identity: str | None
+    run_ids: dict[str, str] = field(default_factory=dict)
+    """MLflow run by step key."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Step key by `name@alias`."""
+
+    @classmethod
+    def load(cls, root: Path, destination: Destination) -> Delivered:
+        """What was delivered to `destination`; nothing if it is another store now."""
+        path = root / "tracking" / f"{hashlib.sha256(destination.uri.encode()).hexdigest()[:16]}.json"
+        found = cls(path=path, uri=destination.uri, identity=_identity(destination))
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            content = json.loads(path.read_bytes())
+            if found.identity is not None and content["identity"] == found.identity:
+                found.run_ids, found.aliases = dict(content["run_ids"]), dict(content["aliases"])
+        return found
+
+    def has(self, manifests: Iterable[Manifest]) -> bool:
+        """Whether all these steps are there, with their aliases."""
+        return all(
+            manifest["key"] in self.run_ids
+            and all(self.aliases.get(alias) == manifest["key"] for alias in _aliases(manifest))
+            for manifest in manifests
+        )
+
+    def add(self, manifests: Iterable[Manifest], run_ids: Mapping[str, str]) -> None:
+        """Remembers a delivery that was complete.
+
+        Args:
+            manifests: of the steps that were delivered, those with an alias last delivered last.
+            run_ids: MLflow run by our own id.
+        """
+        for manifest in manifests:
+            run_id = run_ids.get(f"{manifest['made_by_run']}/{manifest['step']}")
+            if run_id:
+                self.run_ids[manifest["key"]] = run_id
+                for alias in _aliases(manifest):
+                    self.aliases[alias] = str(manifest["key"])
+        self.path.parent.mkdir(exist_ok=True)
+        content = {"uri": self.uri, "identity": self.identity, "run_ids": self.run_ids, "aliases": self.aliases}
+        write_json(self.path, content)
+
+
+def _aliases(manifest: Manifest) -> list[str]:
+    return [
+        f"{record['registered_name']}@{record['alias']}"
+        for record in manifest["records"]
+        if record["type"] == "model" and record["registered_name"] and record["alias"]
+    ]
+
+
+def _identity(destination: Destination) -> str | None:
+    """What tells a store from another under the same URI; None if it is not there."""
+    if not destination.uri.startswith("sqlite:"):
+        return destination.uri
+    path = Path(destination.uri.removeprefix("sqlite:///"))
+    if not path.exists():
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            query = "SELECT creation_time FROM experiments WHERE name = ?"
+            row = database.execute(query, (destination.experiment,)).fetchone()
+    except sqlite3.Error:
+        return None
+    return str(row[0]) if row else None
