@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -13,10 +14,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from infra.errors import ConfigError
-from pipelines.config import PipelineConfig
+from pipelines.config import PipelineConfig, section_problems
 from pipelines.overrides import Overrides, parse
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -68,11 +69,20 @@ def validate(content: dict[str, Any]) -> PipelineConfig:
     try:
         config = PipelineConfig.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(*(_describe(item) for item in _without_copies(error.errors()))) from error
+        lines = [_describe(item) for item in _without_copies(error.errors())]
+        raise ConfigError(*lines, *_problems_elsewhere(content)) from error
     problems = list(config.problems())
     if problems:
         raise ConfigError(*problems)
     return config
+
+
+def _problems_elsewhere(content: dict[str, Any]) -> Iterator[str]:
+    """Problems of the parts that are valid by themselves, so that they are told together with those that are not."""
+    for name, field in PipelineConfig.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            with contextlib.suppress(ValidationError):
+                yield from section_problems(name, field.annotation.model_validate(content.get(name)))
 
 
 _BRANCH = re.compile(r"int|float|str|bool|none|literal\[.*\]|(constrained|function)-.*")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import Field
 
@@ -18,6 +19,8 @@ from components.tokenization.config import TokenizerConfig, TokenShardsConfig
 from infra.cluster.config import ClusterConfig
 from infra.journal.config import FrozenConfig, execution_field
 from infra.tracking.config import TrackingConfig
+
+OBJECTIVES = {"pretrain_mlm": "masked_lm", "pretrain_clm": "causal_lm", "tune_decoder": "label_lm"}
 
 
 class StorageConfig(FrozenConfig):
@@ -47,17 +50,25 @@ class PipelineConfig(FrozenConfig):
 
     def problems(self) -> Iterator[str]:
         """What is wrong with values that each are allowed, a line each."""
-        for name, objective in (
-            ("pretrain_mlm", "masked_lm"),
-            ("pretrain_clm", "causal_lm"),
-            ("tune_decoder", "label_lm"),
-        ):
-            config: PretrainConfig = getattr(self, name)
-            if config.objective != objective:
-                yield f"{name}.objective={config.objective}: this step trains {objective}"
-            yield from pretrain_problems(config, name)
-        model = self.tune_decoder.model.model_dump(exclude_defaults=True)
-        for name in model:
-            yield f"tune_decoder.model.{name}: the decoder that is tuned is that of pretrain_clm; set it there"
-        yield from finetune_problems(self.finetune)
-        yield from prompt_problems(self.prompt)
+        for name in type(self).model_fields:
+            yield from section_problems(name, getattr(self, name))
+
+
+def section_problems(name: str, section: Any) -> Iterator[str]:
+    """What is wrong with the values of one part of the config.
+
+    Args:
+        name: of the part, such as `finetune`.
+        section: its config, valid field by field.
+    """
+    if name in OBJECTIVES:
+        if section.objective != OBJECTIVES[name]:
+            yield f"{name}.objective={section.objective}: this step trains {OBJECTIVES[name]}"
+        yield from pretrain_problems(section, name)
+    if name == "tune_decoder":
+        for field in section.model.model_dump(exclude_defaults=True):
+            yield f"tune_decoder.model.{field}: the decoder that is tuned is that of pretrain_clm; set it there"
+    if name == "finetune":
+        yield from finetune_problems(section)
+    if name == "prompt":
+        yield from prompt_problems(section)

@@ -23,9 +23,6 @@ def plan_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoRet
 
     def work() -> int:
         prepared = prepare(pipeline, load_config(pipeline, overrides))
-        steps = [
-            {"name": p.step.name, "key": p.key, "status": p.status, "reasons": list(p.reasons)} for p in prepared.plan
-        ]
         blocked = any(p.status == "blocked" for p in prepared.plan)
         if as_json:
             emit_json(
@@ -35,7 +32,7 @@ def plan_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoRet
                     "status": "BLOCKED" if blocked else "PLANNED",
                     "root": str(prepared.store.root),
                     "tracking_uri": prepared.tracking_uri,
-                    "steps": steps,
+                    "steps": _planned(prepared),
                     "errors": [],
                 }
             )
@@ -44,6 +41,10 @@ def plan_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoRet
         return Fault.INFRASTRUCTURE.value if blocked else 0
 
     guarded(work, as_json=as_json, frame=frame)
+
+
+def _planned(prepared: Prepared) -> list[dict[str, Any]]:
+    return [{"name": p.step.name, "key": p.key, "status": p.status, "reasons": list(p.reasons)} for p in prepared.plan]
 
 
 def run_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoReturn:
@@ -60,6 +61,9 @@ def run_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoRetu
     def work() -> int:
         prepared = prepare(pipeline, load_config(pipeline, overrides))
         frame.update(root=str(prepared.store.root), tracking_uri=prepared.tracking_uri)
+        planned = _planned(prepared)
+        if any(step["status"] == "blocked" for step in planned):
+            frame["steps"] = [step if step["status"] == "reused" else {**step, "status": "blocked"} for step in planned]
         console = RunConsole(len(prepared.plan))
         try:
             result = execute(prepared, console)

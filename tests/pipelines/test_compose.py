@@ -82,12 +82,57 @@ def test_every_problem_is_told_at_once() -> None:
         (["pretrain_mlm.model.num_heads=3"], "hidden_size=128 must be a multiple of"),
         (["prompt.template=no places"], "prompt.template"),
         (["seed=-1"], "seed: -1 is not allowed"),
+        (["tune_decoder.model.hidden_size=64"], "tune_decoder.model.hidden_size: the decoder that is tuned is that of"),
+        (["finetune.registered_model=a/b"], "finetune.registered_model: 'a/b' is not allowed"),
+        (["corpus.sources=[{pat: x}]"], r"\A(?!.*at least 1 item)(?s:.*)corpus.sources.0.pat: unknown key"),
+        (["task.labels=[a]"], "task: labels has 1 entries"),
         (["tracking.uri=ftp://host"], "tracking.uri: 'ftp://host' is not allowed: write http"),
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config("llm", arguments)
+
+
+def test_a_pipeline_samples_the_data_of_the_default_only() -> None:
+    assert load_config("smoke", []).task.sample_fraction < 1
+    own = load_config("smoke", ["task.train=mine.jsonl", "corpus.sources=[{path: mine.txt}]"])
+    assert (own.task.sample_fraction, own.corpus.sample_fraction) == (1.0, 1.0)
+    assert load_config("smoke", ["task.train=mine.jsonl", "task.sample_fraction=0.5"]).task.sample_fraction == 0.5
+
+
+def test_values_that_do_not_fit_are_told_beside_those_that_are_not_allowed() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("llm", ["pretrain_mlm.steps=-5", "pretrain_clm.global_batch_size=15", "prompt.shots=[-1]"])
+    text = str(caught.value)
+    assert all(key in text for key in ("pretrain_mlm.steps", "pretrain_clm.global_batch_size=15", "prompt.shots"))
+
+
+def test_text_is_never_an_interpolation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "x")
+    config = load_config("llm", ["prompt.instruction=${seed} ${oc.env:SECRET} ${", "task.label_column=${a}"])
+    assert (config.prompt.instruction, config.task.label_column) == ("${seed} ${oc.env:SECRET} ${", "${a}")
+
+
+def test_a_mapping_for_storage_is_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROMZERO_HOME", "/elsewhere")
+    assert load_config("llm", ["storage={root: here}"]).storage.root == "here"
+    with pytest.raises(ConfigError, match="storage: 3 is not allowed"):
+        load_config("llm", ["storage=3"])
+
+
+def test_a_verbalizer_is_set_label_by_label() -> None:
+    config = load_config("llm", ["prompt.verbalizer.好评=好", "prompt.verbalizer.差评=差"])
+    assert dict(config.prompt.verbalizer or {}) == {"好评": "好", "差评": "差"}
+
+
+def test_licences_reach_what_is_trained() -> None:
+    step = build(
+        load_config("llm", ["corpus.sources=[{path: README.md, license: CC0}, {path: LICENSE, format: text}]"])
+    )
+    finetune = step.inputs["finetune"]
+    assert finetune.inputs["pretrain_mlm"].config.data_license == "CC0; not stated for source1"
+    assert "labelled rows: WordNet 3.1" in finetune.config.data_license
 
 
 def test_a_value_that_no_member_of_a_union_takes_is_told_once() -> None:

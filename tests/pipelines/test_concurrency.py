@@ -28,6 +28,12 @@ def test_a_run_whose_steps_are_claimed_refuses_and_names_the_holder(cli: Cli, tm
     assert not list((tmp_path / "root" / "artifacts").iterdir()) and not list((tmp_path / "root" / "runs").iterdir())
 
 
+def test_a_wish_for_gpus_that_are_not_there_is_refused_with_the_steps(cli: Cli, tmp_path: Path) -> None:
+    result = cli("run", "smoke", "--json", "cluster.num_gpus_per_worker=1", f"storage.root={tmp_path / 'root'}")
+    assert result.code == 3 and {step["status"] for step in result.json["steps"]} == {"blocked"}
+    assert "pretrain_mlm: wants 2 GPUs, the cluster has 0" in result.json["errors"][0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_is_closed_and_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:

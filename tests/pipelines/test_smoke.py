@@ -238,6 +238,9 @@ def test_predict_classifies_from_arguments_and_standard_input(smoke: Smoke, cli:
     assert one.code == two.code == 0, one.err + two.err
     assert one.json["predictions"][0] == two.json["predictions"][0]
     assert [p["text"] for p in two.json["predictions"]] == ["a small domesticated animal", "一种动物"]
+    spaced = cli("predict", *options, "  a small\t\tdomesticated  animal ").json["predictions"][0]
+    assert spaced["probability"] == one.json["predictions"][0]["probability"]  # cleaned as the training texts were
+    assert cli("predict", *options, " ").code == 2
 
 
 def test_lineage_leads_from_the_model_to_the_raw_files(smoke: Smoke, cli: Cli) -> None:
@@ -265,15 +268,65 @@ def test_status_and_doctor_tell_of_the_run(smoke: Smoke, cli: Cli) -> None:
     assert doctor.code == 0 and {c["name"]: c["status"] for c in doctor.json["checks"]}["artifacts"] == "ok"
 
 
-def test_a_run_that_was_killed_is_closed_by_the_next_command(smoke: Smoke, cli: Cli) -> None:
+def test_the_dead_are_closed_in_the_record_and_in_mlflow(smoke: Smoke, client: Any, cli: Cli) -> None:
+    """As after a kill -9: a record and two MLflow runs that say RUNNING; `status` meets them first, `sync` delivers."""
     record = json.loads(next((smoke.root / "runs").glob("*.json")).read_text())
-    dead = {
-        **record,
-        "id": "20200101-000000-abcdef",
-        "status": "RUNNING",
-        "process": {**record["process"], "pid": 2**22 - 1, "started": "1"},
-    }
-    path = smoke.root / "runs" / f"{dead['id']}.json"
-    path.write_text(json.dumps(dead))
-    assert "KILLED" in {run["status"] for run in cli("status", "--json", f"storage.root={smoke.root}").json["runs"]}
-    path.unlink()
+    own_id = "20200101-000000-abcdef"
+    process = {**record["process"], "pid": 2**22 - 1, "started": "1"}
+    path = smoke.root / "runs" / f"{own_id}.json"
+    path.write_text(json.dumps({**record, "id": own_id, "status": "RUNNING", "process": process}))
+    experiment = client.get_experiment_by_name("fromzero").experiment_id
+    left = [client.create_run(experiment, tags={"fromzero.id": i}).info.run_id for i in (own_id, f"{own_id}/finetune")]
+    try:
+        runs = cli("status", "--json", f"storage.root={smoke.root}").json["runs"]
+        assert {run["id"]: run["status"] for run in runs}[own_id] == "KILLED"
+        assert own_id in cli("sync", "--json", f"storage.root={smoke.root}").json["delivered"]
+        assert {client.get_run(run).info.status for run in left} == {"KILLED"}
+    finally:
+        path.unlink()
+        for run in left:
+            client.delete_run(run)
+
+
+def test_a_new_mlflow_store_is_filled_by_a_run_that_reuses_everything(
+    smoke: Smoke, client: Any, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'new.db'}"
+    options = ("smoke", "--json", f"storage.root={smoke.root}", f"tracking.uri={uri}")
+    again = run_cli("run", *options, cwd=tmp_path).json
+    assert {step["status"] for step in again["steps"]} == {"reused"}
+    new = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    for step in again["steps"]:
+        run = new.get_run(step["run_id"])
+        assert (run.info.status, run.data.tags["fromzero.key"]) == ("FINISHED", step["key"])
+    version = new.get_model_version_by_alias("fromzero-smoke-classifier", "champion")
+    assert version.tags["fromzero.key"] == step_of(smoke, "finetune")["key"]
+    for name in ("train_loss", "validation_loss"):
+        first, second = (
+            [(point.step, point.value) for point in one.get_metric_history(found["run_id"], name)]
+            for one, found in (
+                (client, step_of(smoke, "pretrain_mlm")),
+                (new, next(step for step in again["steps"] if step["name"] == "pretrain_mlm")),
+            )
+        )
+        assert first == second and len(set(first)) == len(first)
+        assert first[-1][1] == step_of(smoke, "pretrain_mlm")["metrics"][name]
+    third = run_cli("run", *options, cwd=tmp_path)
+    assert third.json["steps"] == again["steps"] and "delivering" not in third.err
+
+
+def test_the_champion_follows_the_result_that_is_reused(smoke: Smoke, client: Any, tmp_path: Path) -> None:
+    """An alias that somebody, or another run, moved stands on the printed result again after the run."""
+    client.create_model_version("fromzero-smoke-classifier", str(tmp_path), tags={"fromzero.key": "other"})
+    delivered = next(iter((smoke.root / "tracking").glob("*.json")))
+    content = json.loads(delivered.read_text())
+    alias = "fromzero-smoke-classifier@champion"
+    assert content["aliases"][alias] == step_of(smoke, "finetune")["key"]
+    client.set_registered_model_alias("fromzero-smoke-classifier", "champion", 2)
+    delivered.write_text(json.dumps({**content, "aliases": {alias: "another run's key"}}))
+    assert run_cli("run", "smoke", "--json", f"storage.root={smoke.root}", cwd=tmp_path).code == 0
+    version = client.get_model_version_by_alias("fromzero-smoke-classifier", "champion")
+    assert version.tags["fromzero.key"] == step_of(smoke, "finetune")["key"]
+    client.delete_model_version("fromzero-smoke-classifier", "2")

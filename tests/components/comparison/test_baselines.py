@@ -32,6 +32,11 @@ def test_scripts_without_spaces_are_known(texts: list[str], expected: bool) -> N
     assert written_without_spaces(texts) is expected
 
 
+def test_texts_without_a_word_are_told_apart_too() -> None:
+    found = tfidf(CompareConfig(), ["😀😀", "😡😡", "😀", "😡"], ["good", "bad", "good", "bad"], ["😀", "😡"])
+    assert found.predicted == ["good", "bad"]
+
+
 def test_chinese_texts_are_told_apart_by_character_n_grams() -> None:
     train = [(f"{text}，第{number}例", label) for number in range(20) for label, text in CHINESE.items()]
     texts, labels = [text for text, _ in train], [label for _, label in train]

@@ -13,7 +13,7 @@ import pytest
 
 from components.pretraining.config import PretrainConfig
 from components.pretraining.distributed import read_failure, unwrapped, write_failure
-from components.pretraining.step import pretrain
+from components.pretraining.step import check_tokenizer, pretrain
 from infra.errors import ConfigError, DataError, Fault, InfrastructureError, TrainingError
 from infra.journal.step import Artifact, StepContext
 from infra.tracking.client import StepTracker
@@ -115,6 +115,20 @@ def test_a_bug_in_a_worker_is_a_bug_with_its_traceback() -> None:
     found = unwrapped(GroupError(KeyError("no such weight")))
     assert found.fault is Fault.BUG
     assert "Traceback of the worker" in str(found)
+
+
+def test_a_model_that_reads_other_ids_is_no_start(tiny_data: Path, tmp_path: Path) -> None:
+    ours = tiny_data / "tokenizer"
+    check_tokenizer(ours, ours, "pretrain_mlm")
+    check_tokenizer(tmp_path, ours, "pretrain_mlm")  # without a tokenizer nobody can tell
+    told = json.loads((ours / "tokenizer.json").read_text())
+    names = list(told["model"]["vocab"])
+    told["model"]["vocab"][names[-1]], told["model"]["vocab"][names[-2]] = len(names) - 2, len(names) - 1
+    (tmp_path / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(
+        ConfigError, match=r"model\.init_from=.* its tokenizer is not that of this pipeline"
+    ):
+        check_tokenizer(tmp_path, ours, "pretrain_mlm")
 
 
 def test_planning_imports_nothing_heavy() -> None:
