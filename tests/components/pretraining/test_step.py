@@ -125,9 +125,7 @@ def test_a_model_that_reads_other_ids_is_no_start(tiny_data: Path, tmp_path: Pat
     names = list(told["model"]["vocab"])
     told["model"]["vocab"][names[-1]], told["model"]["vocab"][names[-2]] = len(names) - 2, len(names) - 1
     (tmp_path / "tokenizer.json").write_text(json.dumps(told))
-    with pytest.raises(
-        ConfigError, match=r"model\.init_from=.* its tokenizer is not that of this pipeline"
-    ):
+    with pytest.raises(ConfigError, match=r"model\.init_from=.* its tokenizer is not that of this pipeline"):
         check_tokenizer(tmp_path, ours, "pretrain_mlm")
 
 
