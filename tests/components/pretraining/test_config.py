@@ -57,7 +57,6 @@ def test_how_to_run_is_no_part_of_the_key() -> None:
         "checkpoint_every_steps",
         "keep_checkpoints",
         "log_every_steps",
-        "data_license",
         "cluster",
     }
 
