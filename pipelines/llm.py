@@ -16,17 +16,22 @@ from components.prompting.config import PromptExamplesConfig, PromptFormat
 from components.tokenization.config import TokenShardsConfig
 from infra.errors import ConfigError, UserError
 from infra.journal.step import Resources, Step
+from infra.storage.digests import DigestCache
 from infra.storage.raw import RawFile, RawFormat, resolve
 from pipelines.config import PipelineConfig
 
 
-def build(config: PipelineConfig) -> Step:
+def build(config: PipelineConfig, digests: DigestCache | None = None) -> Step:
     """The last step, `compare`, bound to all that it needs.
+
+    Args:
+        config: of the pipeline.
+        digests: known digests of raw files.
 
     Raises:
         ConfigError: paths that name nothing, one line each.
     """
-    raw = _Raw()
+    raw = _Raw(digests)
     task_files = {
         split: files
         for split in ("train", "validation", "test")
@@ -175,15 +180,16 @@ def _examples_config(config: PipelineConfig) -> PromptExamplesConfig:
 class _Raw:
     """Resolves paths and collects what is wrong with them, so that every problem is told at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, digests: DigestCache | None) -> None:
         self.problems: list[str] = []
+        self._digests = digests
 
     def find(self, pattern: str | None, declared: RawFormat | None, where: str) -> tuple[RawFile, ...]:
         """The files of `pattern`; none where it is None or wrong."""
         if pattern is None:
             return ()
         try:
-            return resolve(_from_conf(pattern), declared, where)
+            return resolve(_from_conf(pattern), declared, where, self._digests)
         except UserError as error:
             self.problems.append(str(error))
             return ()

@@ -21,6 +21,7 @@ from infra.journal.plan import PlannedStep, impossible, make_plan
 from infra.journal.process import ProcessIdentity
 from infra.journal.runs import RunRecord, StepRecord
 from infra.journal.worker import Failure
+from infra.storage.digests import DigestCache
 from infra.storage.store import Store
 from infra.tracking.actor import start_tracker
 from infra.tracking.locations import destination
@@ -89,7 +90,9 @@ def prepare(pipeline: str, config: PipelineConfig) -> Prepared:
     cluster = {"CPU": float("inf"), "GPU": float("inf")}  # what a cluster has is asked once it is joined
     if config.cluster.address is None:
         cluster = {"CPU": available_cpus(config.cluster), "GPU": available_gpus()}
-    return Prepared(pipeline=pipeline, config=config, store=store, plan=make_plan([build(config)], store, cluster))
+    with DigestCache.opened(store.root / "cache" / "digests.json") as digests:
+        last = build(config, digests)
+    return Prepared(pipeline=pipeline, config=config, store=store, plan=make_plan([last], store, cluster))
 
 
 def check_resources(plan: Sequence[PlannedStep], cluster: Mapping[str, float]) -> None:

@@ -38,12 +38,14 @@ def encode(value: Any, path: str) -> Any:
     """
     if isinstance(value, Enum):
         return {"enum": f"{type(value).__module__}.{type(value).__qualname__}.{value.name}"}
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, int):
+        return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise FromzeroError(f"{path}: {value} cannot be part of a key; use a finite number or null")
-        return value
+        return float(value) + 0.0  # -0.0 is 0.0
     if isinstance(value, list | tuple):
         return [encode(item, f"{path}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, Mapping):

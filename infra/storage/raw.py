@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from infra.errors import UserError
+from infra.storage.digests import DigestCache
+from infra.storage.files import sha256
 
 RawFormat = Literal["text", "jsonl", "parquet", "csv"]
 COMPRESSIONS = (".gz", ".zst")
@@ -56,13 +57,16 @@ def detect(path: Path, declared: RawFormat | None, where: str) -> tuple[RawForma
     )
 
 
-def resolve(pattern: str, declared: RawFormat | None, where: str) -> tuple[RawFile, ...]:
+def resolve(
+    pattern: str, declared: RawFormat | None, where: str, digests: DigestCache | None = None
+) -> tuple[RawFile, ...]:
     """The files that `pattern` (a file, a folder or a glob) names, ordered by digest, each content once.
 
     Args:
         pattern: where to look; relative paths count from the working directory.
         declared: the format, if the user gave one.
         where: the config key, for messages.
+        digests: known digests; without them every file is read.
 
     Raises:
         UserError: nothing is there, or a format cannot be told.
@@ -84,7 +88,7 @@ def resolve(pattern: str, declared: RawFormat | None, where: str) -> tuple[RawFi
         format_, compression = detect(child, declared, where)
         file = RawFile(
             path=str(child.resolve()),
-            digest=digest_file(child, where),
+            digest=digest_file(child, where, digests),
             num_bytes=child.stat().st_size,
             format=format_,
             compression=compression,
@@ -93,15 +97,14 @@ def resolve(pattern: str, declared: RawFormat | None, where: str) -> tuple[RawFi
     return tuple(files[name] for name in sorted(files))
 
 
-def digest_file(path: Path, where: str = "") -> str:
+def digest_file(path: Path, where: str = "", digests: DigestCache | None = None) -> str:
     """SHA-256 of the file's bytes, 64 hex characters.
 
     Raises:
         UserError: the file cannot be read.
     """
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return digests.sha256(path) if digests else sha256(path)
     except OSError as error:
         raise UserError(f"{where + ': ' if where else ''}{path} cannot be read: {error.strerror}") from error
 
