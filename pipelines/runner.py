@@ -28,6 +28,7 @@ from infra.tracking.locations import destination
 from infra.tracking.tracker import Destination
 from pipelines.config import PipelineConfig
 from pipelines.llm import build
+from pipelines.origin import Origins
 from pipelines.session import Session, close, reused
 from pipelines.signals import terminable
 
@@ -80,8 +81,13 @@ class Console(Protocol):
         """One line for the reader."""
 
 
-def prepare(pipeline: str, config: PipelineConfig) -> Prepared:
+def prepare(pipeline: str, config: PipelineConfig, arguments: Sequence[str] = ()) -> Prepared:
     """Resolves the raw files and plans.
+
+    Args:
+        pipeline: its name.
+        config: of the whole pipeline.
+        arguments: of the command line, so that the plan can say which of them changed a step.
 
     Raises:
         UserError, StorageError: wrong paths, an unusable root.
@@ -92,7 +98,8 @@ def prepare(pipeline: str, config: PipelineConfig) -> Prepared:
         cluster = {"CPU": available_cpus(config.cluster), "GPU": available_gpus()}
     with DigestCache.opened(store.root / "cache" / "digests.json") as digests:
         last = build(config, digests)
-    return Prepared(pipeline=pipeline, config=config, store=store, plan=make_plan([last], store, cluster))
+    origin = Origins(pipeline, list(arguments))
+    return Prepared(pipeline=pipeline, config=config, store=store, plan=make_plan([last], store, cluster, origin))
 
 
 def check_resources(plan: Sequence[PlannedStep], cluster: Mapping[str, float]) -> None:

@@ -23,22 +23,56 @@ def code_digests(module: str, project: Path = PROJECT) -> dict[str, str]:
     Raises:
         FromzeroError: `module` is not a file of the project, or a file is not Python.
     """
-    digests: dict[str, str] = {}
+    return {name: tree_digest(tree) for name, tree in _reached(module, project).items()}
+
+
+def definition_digests(module: str, project: Path = PROJECT) -> dict[str, dict[str, str]]:
+    """12-hex digests of the functions, methods and classes of the same modules, by module and name.
+
+    They are in no key. They say which function it was when a module's digest changes; `(module)` is what stands
+    outside of all of them, and a class stands for its fields and bases.
+
+    Raises:
+        FromzeroError: as `code_digests`.
+    """
+    return {name: dict(_definitions(tree)) for name, tree in _reached(module, project).items()}
+
+
+def _definitions(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    tree_digest(tree)  # drops docstrings
+    outside: list[ast.stmt] = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, _digest(node)[:12]
+        elif isinstance(node, ast.ClassDef):
+            methods = [child for child in node.body if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)]
+            yield from ((f"{node.name}.{method.name}", _digest(method)[:12]) for method in methods)
+            rest = [child for child in node.body if child not in methods]
+            node.body = rest or [ast.Pass()]
+            yield node.name, _digest(node)[:12]
+        else:
+            outside.append(node)
+    yield "(module)", _digest(ast.Module(body=outside, type_ignores=[]))[:12]
+
+
+def _reached(module: str, project: Path) -> dict[str, ast.Module]:
+    """Syntax trees of `module` and the modules of its package that it reaches by import, by name, in order."""
+    trees: dict[str, ast.Module] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
         path = _path(name, project)
-        if name in digests or path is None:
+        if name in trees or path is None:
             continue
         try:
             tree = ast.parse(path.read_text("utf-8"), filename=str(path))
         except (OSError, SyntaxError) as error:
             raise FromzeroError(f"{path} cannot be read as Python: {error}") from error
         waiting.extend(_imports(tree, name, is_package=path.name == "__init__.py"))
-        digests[name] = tree_digest(tree)
-    if module not in digests:
+        trees[name] = tree
+    if module not in trees:
         raise FromzeroError(f"step code {module} is not a module under {project}")
-    return dict(sorted(digests.items()))
+    return dict(sorted(trees.items()))
 
 
 def tree_digest(tree: ast.Module) -> str:
@@ -46,7 +80,11 @@ def tree_digest(tree: ast.Module) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [child for child in node.body if not _is_docstring(child)] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode("utf-8")).hexdigest()[:32]
+    return _digest(tree)[:32]
+
+
+def _digest(node: ast.AST) -> str:
+    return hashlib.sha256(ast.dump(node).encode("utf-8")).hexdigest()
 
 
 def _is_docstring(node: ast.stmt) -> bool:

@@ -135,6 +135,7 @@ class Execution:
             step=planned.step,
             key=planned.key,
             identity=planned.identity,
+            definitions=planned.definitions,
             inputs={name: self._artifacts[parent.name] for name, parent in planned.step.inputs.items()},
             root=self.store.root,
             tracker=StepTracker(step=planned.step.name, sink=self.sink),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from infra.errors import DamagedArtifactError
+from infra.journal.code import definition_digests
 from infra.journal.key import digest, identity
+from infra.journal.reasons import Cause, Find, Origin, causes
 from infra.journal.step import Artifact, Step
 from infra.storage.store import Store
 
@@ -23,8 +26,12 @@ class PlannedStep:
     step: Step
     key: str
     identity: Mapping[str, Any]
+    definitions: Mapping[str, Mapping[str, str]]
+    """Digests of the step's functions by module: in no key, but they say which function changed."""
     status: Status
     reasons: tuple[str, ...]
+    causes: tuple[Cause, ...] = ()
+    """What changed since the newest finished artifact, here and above; `reasons` is that in words."""
     manifest: Mapping[str, Any] | None
     """Of the finished artifact, if reused."""
 
@@ -43,13 +50,16 @@ def order(targets: Sequence[Step]) -> list[Step]:
     return list(done.values())
 
 
-def make_plan(targets: Sequence[Step], store: Store, cluster: Mapping[str, float]) -> list[PlannedStep]:
+def make_plan(
+    targets: Sequence[Step], store: Store, cluster: Mapping[str, float], origin: Origin = lambda path: ""
+) -> list[PlannedStep]:
     """Plans `targets` and what they need.
 
     Args:
         targets: last steps of the pipeline.
         store: where finished artifacts are looked for; every one that is found is verified.
         cluster: what the cluster has: `CPU`, `GPU`.
+        origin: tells where config values come from, for the reasons.
     """
     planned: dict[str, PlannedStep] = {}
     for step in order(targets):
@@ -57,22 +67,34 @@ def make_plan(targets: Sequence[Step], store: Store, cluster: Mapping[str, float
         content = identity(step, input_keys)
         key = digest(content)
         reasons: tuple[str, ...] = ()
+        found: tuple[Cause, ...] = ()
         try:
             manifest = store.find(step.name, key)
         except DamagedArtifactError as error:
             manifest, reasons = None, (f"its artifact is damaged: {error}",)
         status: Status = "reused" if manifest else "run"
+        definitions = definition_digests(step.module)
+        now = PlannedStep(
+            step=step,
+            key=key,
+            identity=content,
+            definitions=definitions,
+            status=status,
+            reasons=reasons,
+            manifest=manifest,
+        )
+        planned[step.name] = now
         if manifest is None:
             refused = list(impossible(step, cluster))
             blocked_by = [p.name for p in step.inputs.values() if planned[p.name].status == "blocked"]
             if refused or blocked_by:
                 status = "blocked"
                 reasons = (*reasons, *refused, *(f"needs {name}, which is blocked" for name in blocked_by))
-            else:
-                reasons = reasons or tuple(_why(step, content, store, planned))
-        planned[step.name] = PlannedStep(
-            step=step, key=key, identity=content, status=status, reasons=reasons, manifest=manifest
-        )
+            elif not reasons:
+                old = next(store.manifests(step.name), None)
+                found = tuple(causes(now, old, planned, _finder(store), origin)) if old else ()
+                reasons = tuple(cause.text for cause in found) or ("has never been made here",)
+            planned[step.name] = replace(now, status=status, reasons=reasons, causes=found)
     return list(planned.values())
 
 
@@ -98,49 +120,11 @@ def impossible(step: Step, cluster: Mapping[str, float]) -> Iterator[str]:
             )
 
 
-def _why(step: Step, new: Mapping[str, Any], store: Store, planned: Mapping[str, PlannedStep]) -> Iterator[str]:
-    """Why a step runs: what differs from its newest finished artifact, in the user's words."""
-    old = next((m["identity"] for m in store.manifests(step.name)), None)
-    if old is None:
-        yield "has never been made here"
-        return
-    upstream = [
-        name
-        for name, parent in sorted(step.inputs.items())
-        if old["inputs"].get(name) != new["inputs"].get(name) and planned[parent.name].status == "run"
-    ]
-    if upstream:
-        yield f"its input {', '.join(upstream)} runs"
-    others = sorted(n for n in new["inputs"] if n not in upstream and old["inputs"].get(n) != new["inputs"][n])
-    if others:
-        yield f"its input {', '.join(others)} is another one"
-    yield from (f"{path} changed {a} -> {b}" for path, a, b in _config_changes(old["config"], new["config"], step.name))
-    changed = [name for name in {**old["code"], **new["code"]} if old["code"].get(name) != new["code"].get(name)]
-    if changed:
-        yield f"its code changed: {', '.join(sorted(changed))}"
-    for source in sorted({**old["raw"], **new["raw"]}):
-        if old["raw"].get(source) != new["raw"].get(source):
-            yield f"the files of source {source} changed"
-    for library, version in new["libraries"].items():
-        if old["libraries"].get(library) != version:
-            yield f"{library} changed {old['libraries'].get(library)} -> {version}"
-    if old["version"] != new["version"]:
-        yield f"the step's version changed {old['version']} -> {new['version']}"
+def _finder(store: Store) -> Find:
+    """Manifests of the past; each is read once."""
 
+    @functools.cache
+    def find(step: str, key: str | None) -> Mapping[str, Any] | None:
+        return next((m for m in store.manifests(step) if key in (None, m["key"])), None)
 
-def _config_changes(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted path, old, new) of every leaf that differs between two encoded configs."""
-    for tag in ("fields", "mapping"):
-        if isinstance(old, dict) and isinstance(new, dict) and tag in old and tag in new:
-            for name in sorted({**old[tag], **new[tag]}):
-                yield from _config_changes(old[tag].get(name), new[tag].get(name), f"{path}.{name}")
-            return
-    if old != new:
-        yield path, _plain(old), _plain(new)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        inner = value.get("fields", value.get("mapping", value))
-        return {name: _plain(item) for name, item in inner.items()} if isinstance(inner, dict) else inner
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+    return find

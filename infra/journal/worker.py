@@ -31,6 +31,7 @@ class Job:
     step: Step
     key: str
     identity: Mapping[str, Any]
+    definitions: Mapping[str, Mapping[str, str]]
     inputs: Mapping[str, Artifact]
     root: Path
     tracker: StepTracker
@@ -92,6 +93,7 @@ def _make(job: Job, store: Store, temporary: Path) -> dict[str, Any]:
         "step": job.step.name,
         "key": job.key,
         "identity": job.identity,
+        "definitions": job.definitions,
         "config": job.step.config.model_dump(mode="json"),
         "inputs": {name: {"step": a.step, "key": a.key} for name, a in sorted(job.inputs.items())},
         "raw": {

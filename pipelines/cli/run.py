@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from rich.table import Table
 
 from infra.errors import Fault
+from infra.journal.plan import PlannedStep
 from infra.journal.runs import RunRecord
 from infra.journal.worker import Failure
 from pipelines.cli.console import RunConsole, clock
@@ -16,13 +17,15 @@ from pipelines.cli.output import emit_json, guarded, say, stdout_console
 from pipelines.compose import load_config
 from pipelines.runner import Prepared, execute, prepare
 
+SHOWN_REASONS = 2
+
 
 def plan_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoReturn:
     """Prints the plan; exit 3 if a step is blocked."""
     frame: dict[str, Any] = {"pipeline": pipeline, "status": "FAILED", "steps": []}
 
     def work() -> int:
-        prepared = prepare(pipeline, load_config(pipeline, overrides))
+        prepared = prepare(pipeline, load_config(pipeline, overrides), overrides)
         blocked = any(p.status == "blocked" for p in prepared.plan)
         if as_json:
             emit_json(
@@ -59,7 +62,7 @@ def run_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoRetu
     }
 
     def work() -> int:
-        prepared = prepare(pipeline, load_config(pipeline, overrides))
+        prepared = prepare(pipeline, load_config(pipeline, overrides), overrides)
         frame.update(root=str(prepared.store.root), tracking_uri=prepared.tracking_uri)
         planned = _planned(prepared)
         if any(step["status"] == "blocked" for step in planned):
@@ -109,10 +112,16 @@ def _print_plan(prepared: Prepared) -> None:
         table.add_column(name, overflow="fold")
     for planned in prepared.plan:
         cpus = f"{planned.step.resources.num_cpus:g}"
-        table.add_row(planned.step.name, planned.status, "; ".join(planned.reasons), planned.key[:12], cpus)
+        table.add_row(planned.step.name, planned.status, _shortly(planned), planned.key[:12], cpus)
     console = stdout_console()
     console.print(table)
     console.print("Independent steps run at the same time while the CPUs they hold are free.", style="dim")
+
+
+def _shortly(planned: PlannedStep) -> str:
+    """The first reasons; all of them are in `fromzero why STEP`."""
+    told, more = planned.reasons[:SHOWN_REASONS], len(planned.reasons) - SHOWN_REASONS
+    return "; ".join(told) + (f"; and {more} more: fromzero why {planned.step.name}" if more > 0 else "")
 
 
 def _print_result(record: RunRecord, prepared: Prepared) -> None:

@@ -55,7 +55,8 @@ def test_a_changed_value_runs_what_depends_on_it_and_says_why(store: Store, ray_
     plan = make_plan([diamond(value=3)], store, CLUSTER)
     reasons = {planned.step.name: planned.reasons for planned in plan}
     assert reasons["top"] == ("top.value changed 1 -> 3",)
-    assert reasons["bottom"] == ("its input left, right runs",)
+    assert reasons["bottom"] == ("top.value changed 1 -> 3",)
+    assert {cause.through for planned in plan for cause in planned.causes} == {(), ("top",), ("top", "left")}
 
 
 def test_a_failed_step_blocks_what_needs_it_and_leaves_the_rest_to_finish(
