@@ -52,6 +52,18 @@ def plan(arguments: Arguments = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def why(
+    step: Annotated[str, typer.Argument(help="a step of the pipeline, such as finetune")],
+    arguments: Arguments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Says why a step is reused, runs or is blocked: every value, file and function that changed."""
+    from pipelines.cli.why import why_command
+
+    why_command(step, *split(arguments), as_json=as_json)
+
+
+@app.command()
 def status(arguments: Arguments = None, as_json: AsJson = False) -> None:
     """Lists the runs of this root, the newest first."""
     from pipelines.cli.status import status_command

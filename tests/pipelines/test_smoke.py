@@ -228,7 +228,21 @@ def test_another_number_of_workers_reuses_and_another_learning_rate_says_what_ru
     other = run_cli("plan", "smoke", "--json", root, "pretrain_mlm.learning_rate=1e-4", cwd=smoke.root).json["steps"]
     reasons = {step["name"]: step["reasons"] for step in other if step["status"] == "run"}
     assert set(reasons) == {"pretrain_mlm", "finetune", "compare"}
-    assert reasons["pretrain_mlm"] == ["pretrain_mlm.learning_rate changed 0.003 -> 0.0001"]
+    expected = "pretrain_mlm.learning_rate changed 0.003 -> 0.0001 (command line)"
+    assert {tuple(told) for told in reasons.values()} == {(expected,)}
+
+
+def test_why_traces_a_step_to_the_value_that_changed(smoke: Smoke, cli: Cli) -> None:
+    options = (f"storage.root={smoke.root}", "smoke")
+    change = "pretrain_mlm.learning_rate=1e-4"
+    found = cli("why", "compare", options[1], options[0], change, "--json").json
+    (cause,) = found["causes"]
+    assert (found["status"], cause["step"]) == ("run", "pretrain_mlm")
+    assert cause["text"] == "pretrain_mlm.learning_rate changed 0.003 -> 0.0001 (command line)"
+    said = cli("why", "finetune", options[1], options[0], change).out.splitlines()
+    assert said == ["finetune runs, because", f"  {cause['text']}   [by way of pretrain_mlm]"]
+    assert "is reused: run " in cli("why", "finetune", options[1], options[0]).out
+    assert cli("why", "nothing", options[1], options[0]).code == 2
 
 
 def test_predict_classifies_from_arguments_and_standard_input(smoke: Smoke, cli: Cli) -> None:
