@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from infra.errors import DamagedArtifactError
+from infra.journal.acceptance import accepted_key
 from infra.journal.code import definition_digests
 from infra.journal.key import digest, identity
 from infra.journal.reasons import Cause, Find, Origin, causes
@@ -72,6 +74,11 @@ def make_plan(
             manifest = store.find(step.name, key)
         except DamagedArtifactError as error:
             manifest, reasons = None, (f"its artifact is damaged: {error}",)
+        if manifest is None and (old_key := accepted_key(store, step.name, key)):
+            with contextlib.suppress(DamagedArtifactError):
+                manifest = store.find(step.name, old_key)
+            if manifest:
+                key, reasons = old_key, ("accepted: its code changed, its meaning did not",)
         status: Status = "reused" if manifest else "run"
         definitions = definition_digests(step.module)
         now = PlannedStep(

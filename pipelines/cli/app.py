@@ -64,6 +64,19 @@ def why(
 
 
 @app.command()
+def accept(
+    step: Annotated[str, typer.Argument(help="a step whose code changed without changing its meaning")],
+    arguments: Arguments = None,
+    reason: Annotated[str, typer.Option(help="why the result is the same; goes on record")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Takes the old result of a step for that of its new code, and puts it on record."""
+    from pipelines.cli.why import accept_command
+
+    accept_command(step, *split(arguments), reason=reason, as_json=as_json)
+
+
+@app.command()
 def status(arguments: Arguments = None, as_json: AsJson = False) -> None:
     """Lists the runs of this root, the newest first."""
     from pipelines.cli.status import status_command

@@ -1,4 +1,4 @@
-"""`why`: all reasons for what the plan says of one step."""
+"""`why`: all reasons for what the plan says of one step; and `accept`: the old result will do."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import time
 from typing import Any, NoReturn
 
 from infra.errors import UserError
+from infra.journal import runs
+from infra.journal.acceptance import accept, candidate
 from infra.journal.plan import PlannedStep
-from pipelines.cli.output import emit_json, guarded, stdout_console
+from infra.tracking.spool import Spool
+from pipelines.cli.output import emit_json, guarded, say, stdout_console
 from pipelines.compose import load_config
-from pipelines.runner import prepare
+from pipelines.runner import Prepared, prepare
+from pipelines.session import deliver
 
 VERBS = {"reused": "is reused", "run": "runs", "blocked": "is blocked"}
 
@@ -19,10 +23,7 @@ def why_command(name: str, pipeline: str, overrides: list[str], *, as_json: bool
     frame: dict[str, Any] = {"pipeline": pipeline, "step": name, "status": None, "reasons": [], "causes": []}
 
     def work() -> int:
-        plan = prepare(pipeline, load_config(pipeline, overrides), overrides).plan
-        planned = next((one for one in plan if one.step.name == name), None)
-        if planned is None:
-            raise UserError(f"{pipeline} has no step {name}; its steps are {', '.join(one.step.name for one in plan)}")
+        planned = _step(prepare(pipeline, load_config(pipeline, overrides), overrides), name)
         if as_json:
             causes = [{"step": c.step, "text": c.text, "through": list(c.through)} for c in planned.causes]
             facts = {"key": planned.key, "status": planned.status, "reasons": list(planned.reasons), "causes": causes}
@@ -34,6 +35,38 @@ def why_command(name: str, pipeline: str, overrides: list[str], *, as_json: bool
         return 0
 
     guarded(work, as_json=as_json, frame=frame)
+
+
+def accept_command(name: str, pipeline: str, overrides: list[str], *, reason: str, as_json: bool) -> NoReturn:
+    """Accepts the newest artifact of the step `name` that differs in code alone, and tells MLflow."""
+    frame: dict[str, Any] = {"pipeline": pipeline, "step": name, "key": None, "accepted": None}
+
+    def work() -> int:
+        prepared = prepare(pipeline, load_config(pipeline, overrides), overrides)
+        planned, store = _step(prepared, name), prepared.store
+        if planned.manifest is not None:
+            raise UserError(f"{name} is reused as it is: there is nothing to accept")
+        manifest = candidate(store, name, planned.identity)
+        message = accept(store, name, planned.key, manifest, list(planned.reasons), reason)
+        Spool(store.root / "spool" / f"{runs.new_run_id()}.jsonl").append(message)
+        error = deliver(store, prepared.destination, [], [])
+        if error:
+            say(f"MLflow did not take the record ({error}); `fromzero sync` delivers it later")
+        if as_json:
+            emit_json({**frame, "key": planned.key, "accepted": manifest["key"], "errors": []})
+        else:
+            print(f"{name}: the result {manifest['key']} is taken for the new code's {planned.key}")
+        return 0
+
+    guarded(work, as_json=as_json, frame=frame)
+
+
+def _step(prepared: Prepared, name: str) -> PlannedStep:
+    planned = next((one for one in prepared.plan if one.step.name == name), None)
+    if planned is None:
+        names = ", ".join(one.step.name for one in prepared.plan)
+        raise UserError(f"{prepared.pipeline} has no step {name}; its steps are {names}")
+    return planned
 
 
 def _lines(planned: PlannedStep) -> list[str]:
