@@ -49,7 +49,7 @@ def candidate(store: Store, step: str, identity: Mapping[str, Any]) -> dict[str,
         raise UserError(f"{step} has never been made here, so there is nothing to accept")
     remedy = "; accept the steps that it takes from first" if "inputs" in newest else ""
     raise UserError(
-        f"{step}: not its code alone changed, but also its {' and '.join(newest)}{remedy}; `fromzero why {step}` says how"
+        f"{step}: not its code alone changed, but also its {' and '.join(newest)}{remedy}; see fromzero why {step}"
     )
 
 
