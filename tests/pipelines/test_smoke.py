@@ -334,7 +334,8 @@ def test_a_new_mlflow_store_is_filled_by_a_run_that_reuses_everything(
 def test_the_champion_follows_the_result_that_is_reused(smoke: Smoke, client: Any, tmp_path: Path) -> None:
     """An alias that somebody, or another run, moved stands on the printed result again after the run."""
     client.create_model_version("fromzero-smoke-classifier", str(tmp_path), tags={"fromzero.key": "other"})
-    delivered = next(iter((smoke.root / "tracking").glob("*.json")))
+    files = {json.loads(path.read_text())["uri"]: path for path in (smoke.root / "tracking").glob("*.json")}
+    delivered = files[smoke.result.json["tracking_uri"]]
     content = json.loads(delivered.read_text())
     alias = "fromzero-smoke-classifier@champion"
     assert content["aliases"][alias] == step_of(smoke, "finetune")["key"]
