@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from infra.errors import FromzeroError
 from infra.journal.config import is_execution
-from infra.journal.key import KEY_LENGTH, digest, encode, identity
+from infra.journal.key import KEY_LENGTH, digest, encode
 from infra.journal.plan import order
 from pipelines.compose import load_config
 from pipelines.config import PipelineConfig
@@ -180,9 +180,13 @@ def _is_union(annotation: Any) -> bool:
 
 
 def keys(config: PipelineConfig) -> dict[str, str]:
+    """A key for each step over all that its own is made of but the code, which no config changes."""
     found: dict[str, str] = {}
     for step in order([build(config)]):
-        found[step.name] = digest(identity(step, {name: found[parent.name] for name, parent in step.inputs.items()}))
+        inputs = {name: found[parent.name] for name, parent in step.inputs.items()}
+        files = {source: sorted(file.digest for file in raw) for source, raw in step.raw.items()}
+        content = {"config": encode(step.config, step.name), "inputs": inputs, "raw": files, "function": step.function}
+        found[step.name] = digest(content)
     return found
 
 
