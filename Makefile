@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install run smoke test lint ui clean
+.PHONY: install run smoke test test-faults lint ui clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,9 @@ smoke: install
 
 test: install lint
 	$(BIN)/python -m pytest $(ARGS)
+
+test-faults: install
+	$(BIN)/python -m pytest -m 'faults or not faults' tests/faults $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

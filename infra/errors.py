@@ -70,6 +70,10 @@ class ResourceError(InfrastructureError):
     """A resource wish that this cluster can never grant."""
 
 
+class ClusterLostError(InfrastructureError):
+    """Ray died under a run."""
+
+
 class TrainingError(FromzeroError, ArithmeticError):
     """A training that cannot go on: its loss is not a finite number."""
 

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 from infra.cluster.environment import apply, run_environment
 from infra.cluster.session import available_cpus, available_gpus, ray_session
-from infra.errors import FromzeroError, ResourceError
+from infra.errors import ClusterLostError, FromzeroError, ResourceError, UserError
 from infra.journal import runs
 from infra.journal.execution import Execution, Outcome
 from infra.journal.lock import claimed
-from infra.journal.plan import PlannedStep, impossible, make_plan
+from infra.journal.plan import PlannedStep, impossible, make_plan, order
 from infra.journal.process import ProcessIdentity
 from infra.journal.runs import RunRecord, StepRecord
 from infra.journal.worker import Failure
@@ -43,6 +43,8 @@ class Prepared:
     config: PipelineConfig
     store: Store
     plan: list[PlannedStep]
+    until: str | None = None
+    """The step that it ends with; without one, the pipeline's last."""
 
     @property
     def is_all_reused(self) -> bool:
@@ -81,25 +83,31 @@ class Console(Protocol):
         """One line for the reader."""
 
 
-def prepare(pipeline: str, config: PipelineConfig, arguments: Sequence[str] = ()) -> Prepared:
+def prepare(
+    pipeline: str, config: PipelineConfig, arguments: Sequence[str] = (), *, until: str | None = None
+) -> Prepared:
     """Resolves the raw files and plans.
 
     Args:
         pipeline: its name.
         config: of the whole pipeline.
         arguments: of the command line, so that the plan can say which of them changed a step.
+        until: a step; only it and what it needs are planned.
 
     Raises:
-        UserError, StorageError: wrong paths, an unusable root.
+        UserError, StorageError: wrong paths, an unusable root, a step that is not there.
     """
     store = Store.open(config.storage.root)
     cluster = {"CPU": float("inf"), "GPU": float("inf")}  # what a cluster has is asked once it is joined
     if config.cluster.address is None:
         cluster = {"CPU": available_cpus(config.cluster), "GPU": available_gpus()}
     with DigestCache.opened(store.root / "cache" / "digests.json") as digests:
-        last = build(config, digests)
-    origin = Origins(pipeline, list(arguments))
-    return Prepared(pipeline=pipeline, config=config, store=store, plan=make_plan([last], store, cluster, origin))
+        steps = {step.name: step for step in order([build(config, digests)])}
+    target = steps.get(until or next(reversed(steps)))
+    if target is None:
+        raise UserError(f"--until {until}: {pipeline} has no such step; its steps are {', '.join(steps)}")
+    plan = make_plan([target], store, cluster, Origins(pipeline, list(arguments)))
+    return Prepared(pipeline=pipeline, config=config, store=store, plan=plan, until=until)
 
 
 def check_resources(plan: Sequence[PlannedStep], cluster: Mapping[str, float]) -> None:
@@ -136,7 +144,9 @@ def execute(prepared: Prepared, console: Console) -> Result:
     if prepared.is_all_reused:
         return Result(record=reused(prepared, console))
     with claimed(prepared.store.root / "locks", prepared.unmade):
-        now = prepare(prepared.pipeline, prepared.config)  # another run may have ended before the claim was had
+        now = prepare(
+            prepared.pipeline, prepared.config, until=prepared.until
+        )  # another run may have ended before the claim was had
         if now.is_all_reused:
             return Result(record=reused(now, console))
         if now.unmade <= prepared.unmade:
@@ -162,19 +172,27 @@ def _execute(prepared: Prepared, console: Console) -> Result:
     try:
         with terminable(), ray_session(prepared.config.cluster) as cluster, terminable():  # Ray sets its own handler
             status = "FAILED"
-            check_resources(prepared.plan, cluster)
+            check_resources(prepared.plan, cluster.resources)
             leftovers = [spool.path for spool in runs.leftover_spools(store)]
             tracker = start_tracker(run, store.root / "spool", prepared.destination, leftovers)
             session = Session(prepared, record, tracker, console)
             session.begin()
             status = "KILLED"
-            execution = Execution(prepared.plan, store, tracker.sink, cluster, session.facts, session.listener())
+            execution = Execution(
+                prepared.plan, store, tracker.sink, cluster.resources, session.facts, session.listener()
+            )
             outcome = execution.outcome
             try:
                 execution.run()
                 status = "FAILED" if outcome.failures else "FINISHED"
-            finally:
+            except KeyboardInterrupt:
+                cluster.check()
                 delivery = session.end(status, outcome)
+                raise
+            delivery = session.end(status, outcome)
+    except ClusterLostError:
+        record = runs.close_killed(store, record)
+        raise
     finally:
         record = close(record, prepared, outcome, delivery, status)
         try:

@@ -27,5 +27,5 @@ def ray_cluster() -> Iterator[Mapping[str, float]]:
     from infra.cluster.config import ClusterConfig
     from infra.cluster.session import ray_session
 
-    with ray_session(ClusterConfig(num_cpus=2)) as resources:
-        yield resources
+    with ray_session(ClusterConfig(num_cpus=2)) as cluster:
+        yield cluster.resources

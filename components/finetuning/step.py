@@ -149,7 +149,7 @@ def finetune(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: St
                 parameters={name: str(value) for name, value in best["hyperparameters"].items()},
             ),
             *(FileRecord(path=name) for name in ("results.json", "trials.json", "predictions.parquet")),
-            *_trial_records(sweeps, results),
+            *_trial_records(sweeps, results, metrics),
         ),
     )
 
@@ -254,19 +254,18 @@ def _fit_seconds(unit: Any, results: Mapping[str, Any]) -> float:
     return seconds
 
 
-def _trial_records(sweeps: Sequence[Any], results: Mapping[str, Any]) -> list[Any]:
+def _trial_records(sweeps: Sequence[Any], results: Mapping[str, Any], metrics: Mapping[str, float]) -> list[Any]:
     """Each trial as it ended, and each final fit: what a lost tracking server is filled from again."""
     from components.finetuning.distributed import trial_record
-    from components.finetuning.sweep import Sweep, final_unit, rung_unit
+    from components.finetuning.results import final_units
+    from components.finetuning.sweep import Sweep, rung_unit
 
     records: dict[str, Any] = {}
     sweep: Sweep
     for sweep in sweeps:
-        trials = range(len(sweep.trials))
-        units = [rung_unit(sweep, trial, rung) for rung in range(sweep.num_rungs) for trial in trials]
-        units += [final_unit(sweep, trial, index) for trial in trials for index in range(sweep.num_seeds)]
-        for unit in units:
-            if unit.name in results and unit.name not in records:
+        units = [rung_unit(sweep, trial, rung) for rung in range(sweep.num_rungs) for trial in range(len(sweep.trials))]
+        for unit in [*units, *final_units(sweep, metrics)]:
+            if unit.name in results:  # of a trial, the last rung that it came to
                 record = trial_record(sweep, unit, results)
                 records[record.trial_id] = record
     return list(records.values())

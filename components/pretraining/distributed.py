@@ -23,7 +23,6 @@ from infra.errors import ConfigError, Fault, FromzeroError, InfrastructureError
 MAX_RESTARTS = 2
 """How often Ray starts the workers again after one has failed."""
 FAILURE_NAME = "failure.json"
-ATTEMPTS_NAME = "attempts.log"
 BUGS = (TypeError, AttributeError, LookupError, NameError, AssertionError, NotImplementedError)
 """What only wrong code raises; Ray has tried it again all the same, for it does not ask."""
 TIMEOUT_SECONDS = 1800
@@ -82,9 +81,6 @@ def train_on_worker(settings: Mapping[str, Any]) -> None:
     from components.pretraining.loop import train
 
     torch.set_num_threads(config.cluster.threads_per_worker)
-    if dist.get_rank() == 0:
-        with (job.work / ATTEMPTS_NAME).open("a", encoding="utf-8") as stream:
-            stream.write(f"{dist.get_world_size()}\n")
     try:
         train(job)
     except FromzeroError as error:

@@ -39,6 +39,8 @@ from infra.tracking.client import StepTracker
 
 logger = logging.getLogger(__name__)
 
+ATTEMPTS_NAME = "attempts.log"
+"""A line for each time that the workers began: how many they were, and the step that they went on from."""
 PROGRESS_SECONDS = 1.0
 FINAL_LOSS_FRACTION = 0.05
 """`train_loss` is the mean over this last part of the steps."""
@@ -102,6 +104,9 @@ def train(job: TrainingJob) -> None:
         progress = checkpoint.manifest.progress
         state = _State(progress=progress, history=list(checkpoint.history), recent_losses=list(progress.recent_losses))
         logger.info("resuming at step %d from %s", progress.step, checkpoint.folder)
+    if rank == 0:
+        with (job.work / ATTEMPTS_NAME).open("a", encoding="utf-8") as stream:
+            stream.write(f"{world_size} {state.progress.step}\n")
     sampler = Sampler(num_sequences=len(training), global_batch_size=config.global_batch_size, seed=config.seed)
     while state.progress.step < config.steps:
         started = time.monotonic()

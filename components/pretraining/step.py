@@ -45,9 +45,9 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
         TrainingError: a loss that is not a finite number.
         InfrastructureError: the workers failed more often than they are started again.
     """
-    from components.pretraining.distributed import ATTEMPTS_NAME, run_distributed
+    from components.pretraining.distributed import run_distributed
     from components.pretraining.export import EXPORT_NAME, HISTORY_NAME, MODEL_NAME, read_result
-    from components.pretraining.loop import TrainingJob
+    from components.pretraining.loop import ATTEMPTS_NAME, TrainingJob
 
     started = time.time()
     if "init" in inputs:
@@ -81,9 +81,13 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
     for name in (MODEL_NAME, HISTORY_NAME):
         _link_or_copy(work / EXPORT_NAME / name, context.output / name)
     metrics = {name: result["metrics"][name] for name in DETERMINISTIC_METRICS if name in result["metrics"]}
-    attempts = work / ATTEMPTS_NAME
-    num_attempts = len(attempts.read_text(encoding="utf-8").splitlines()) if attempts.is_file() else 1
-    measured = {**result["measured"], "restarts": num_attempts - 1, "seconds": time.time() - started}
+    attempts = (work / ATTEMPTS_NAME).read_text(encoding="utf-8").splitlines()
+    measured = {
+        **result["measured"],
+        "restarts": len(attempts) - 1,
+        "resumed_from_step": int(attempts[-1].split()[1]),
+        "seconds": time.time() - started,
+    }
     if result["first_step_at"] is not None:
         measured["start_seconds"] = max(0.0, result["first_step_at"] - started)
     return StepOutput(

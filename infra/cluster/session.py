@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from infra.cluster.config import ClusterConfig
 from infra.cluster.environment import apply, run_environment
+from infra.cluster.watch import RayWatch
 from infra.errors import InfrastructureError
 
 MIB = 1024 * 1024
+SHUTDOWN_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """A Ray that this process is connected to."""
+
+    resources: Mapping[str, float]
+    """What it has: `CPU`, `GPU`."""
+    watch: RayWatch
+
+    def check(self) -> None:
+        """Raises ClusterLostError if Ray is gone."""
+        self.watch.check()
 
 
 def available_cpus(config: ClusterConfig) -> float:
@@ -31,18 +50,20 @@ def available_gpus() -> float:
 
 
 @contextlib.contextmanager
-def ray_session(config: ClusterConfig) -> Iterator[Mapping[str, float]]:
-    """A Ray connection; yields the cluster's resources. Joins the one this process already has, if any.
+def ray_session(config: ClusterConfig) -> Iterator[Cluster]:
+    """A Ray connection. Joins the one this process already has, if any.
 
     Raises:
         InfrastructureError: the cluster cannot be reached or the local Ray does not start.
+        KeyboardInterrupt: in the block, at any time: Ray died; `Cluster.check` makes an error of it.
     """
     environment = run_environment(gpus=config.num_gpus_per_worker > 0)
     apply(environment)
     import ray
 
+    worker = ray._private.worker
     if ray.is_initialized():
-        yield ray.cluster_resources()
+        yield Cluster(resources=ray.cluster_resources(), watch=RayWatch(None, worker.global_worker.gcs_client))
         return
     project = Path(__file__).resolve().parents[2]
     runtime_env = {"env_vars": {**environment, "PYTHONPATH": _python_path(project)}}
@@ -61,10 +82,32 @@ def ray_session(config: ClusterConfig) -> Iterator[Mapping[str, float]]:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = config.address or "a local Ray"
         raise InfrastructureError(f"cluster.address: {where} does not start or answer: {error}") from error
+    worker._worker_logs_enabled = False  # what Ray has to say of its end goes to standard output (2.60)
+    node = None if config.address else worker._global_node
+    watch = RayWatch(node, worker.global_worker.gcs_client)
     try:
-        yield ray.cluster_resources()
+        with watch:
+            yield Cluster(resources=ray.cluster_resources(), watch=watch)
     finally:
-        ray.shutdown()
+        _abandon(node) if watch.lost else ray.shutdown()
+
+
+def _abandon(node: Any) -> None:
+    """Leaves a Ray that is gone: a clean shutdown would wait for what does not answer any more."""
+    import psutil
+    import ray
+
+    if node:
+        started = [psutil.Process(process.pid) for _, process in node.live_processes()]
+        below = [child for process in started for child in process.children(recursive=True)]
+        node.kill_all_processes(check_alive=False)
+        for process in below:  # agents of a raylet that is gone try for a minute to tell the head
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+    atexit.unregister(ray.shutdown)
+    leaving = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
+    leaving.start()
+    leaving.join(SHUTDOWN_SECONDS)
 
 
 def _python_path(project: Path) -> str:

@@ -6,6 +6,7 @@ fails the run; steps that do not need it still run, and those that do are listed
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -90,7 +91,8 @@ class Execution:
                     self.listener.tick([running.planned.step.name for running in self._running.values()])
         finally:
             for reference in self._running:  # an interrupted run leaves no task behind
-                ray.cancel(reference, force=True)
+                with contextlib.suppress(Exception):  # where Ray itself is gone, so is the task
+                    ray.cancel(reference, force=True)
         self.outcome.records = [self._records[planned.step.name] for planned in self.plan]
         return self.outcome
 

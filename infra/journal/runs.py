@@ -79,17 +79,22 @@ def load_all(store: Store) -> Iterator[RunRecord]:
 
 
 def close_dead(store: Store) -> list[RunRecord]:
-    """Marks as KILLED the runs whose process is gone, puts that into their spools for MLflow, and returns them."""
+    """Closes the runs whose process is gone, and returns them."""
     closed = []
     for record in load_all(store):
         process = ProcessIdentity.parse(record.process)
         if record.status == "RUNNING" and (process is None or process.is_dead()):
-            dead = record.model_copy(update={"status": "KILLED", "finished_at": time.time()})
-            message = {"kind": "kill", "id": record.id, "end_time": int(time.time() * 1000)}
-            Spool(store.root / "spool" / f"{record.id}.jsonl").append(message)
-            save(store, dead)
-            closed.append(dead)
+            closed.append(close_killed(store, record))
     return closed
+
+
+def close_killed(store: Store, record: RunRecord) -> RunRecord:
+    """Marks a run as KILLED, and puts that into its spool for MLflow."""
+    dead = record.model_copy(update={"status": "KILLED", "finished_at": time.time()})
+    message = {"kind": "kill", "id": record.id, "end_time": int(time.time() * 1000)}
+    Spool(store.root / "spool" / f"{record.id}.jsonl").append(message)
+    save(store, dead)
+    return dead
 
 
 def leftover_spools(store: Store) -> list[Spool]:

@@ -7,7 +7,7 @@ under the same ids.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +105,47 @@ def step_started(
     return messages
 
 
-def step_finished(
-    run: str, manifest: Mapping[str, Any], folder: Path, known: Collection[tuple[str, int]] = ()
-) -> list[Message]:
-    """What a finished step has to show: its metrics, files, models, prompts, cost; then its end.
+def trial(parent_id: str, record: Mapping[str, Any], time_ms: int) -> list[Message]:
+    """A trial as it stands now, as a run below its step's.
+
+    Args:
+        parent_id: our own id of the step's run.
+        record: a `TrialRecord` as JSON.
+        time_ms: now, Unix milliseconds.
+    """
+    own_id = f"{parent_id}/{record['trial_id']}"
+    points = [[name, value, step, time_ms] for step, row in record["history"] for name, value in row.items()]
+    return [
+        {
+            "kind": "run",
+            "id": own_id,
+            "parent_id": parent_id,
+            "name": record["trial_id"],
+            "start_time": time_ms,
+            "tags": {},
+            "parameters": {name: value for name, value in record["parameters"].items() if value is not None},
+        },
+        {"kind": "metrics", "id": own_id, "points": points},
+        {"kind": "tags", "id": own_id, "tags": {"fromzero.trial_status": record["status"]}},
+        {
+            "kind": "end",
+            "id": own_id,
+            "status": "FAILED" if record["status"] == "failed" else "FINISHED",
+            "end_time": time_ms,
+        },
+    ]
+
+
+def step_finished(run: str, manifest: Mapping[str, Any], folder: Path) -> list[Message]:
+    """What a finished step has to show: its curves, metrics, trials, files, models, prompts, cost; then its end.
+
+    Curves and trials are in it whole, because a run that goes on from a checkpoint of another has seen their ends only;
+    the tracker drops the points that it has sent already.
 
     Args:
         run: our own id of the pipeline's run.
         manifest: of the step.
         folder: its artifact.
-        known: (metric, training step) of points that its curves have already.
     """
     own_id, key = f"{run}/{manifest['step']}", manifest["key"]
     now = _milliseconds(manifest["finished_at"])
@@ -125,9 +156,11 @@ def step_finished(
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     words = {n: v for n, v in manifest["metrics"].items() if isinstance(v, str)}
+    curves = list(_history(manifest, folder))
+    known = {(name, at) for name, _, at, _ in curves}
     points = [[name, value, step, now] for name, value in numbers.items() if (name, step) not in known]
     messages: list[Message] = [
-        {"kind": "metrics", "id": own_id, "points": points},
+        {"kind": "metrics", "id": own_id, "points": [*curves, *points]},
         {"kind": "tags", "id": own_id, "tags": {URI_TAG: folder.as_uri(), **words}},
         {"kind": "file", "id": own_id, "path": str(folder / "manifest.json"), "folder": ""},
     ]
@@ -149,6 +182,8 @@ def step_finished(
             )
         elif record["type"] == "prompt":
             messages.append({"kind": "prompt", "id": own_id, "record": record, "key": key})
+        elif record["type"] == "trial":
+            messages += trial(own_id, record, now)
     messages.append(run_ended(own_id, "FINISHED", manifest["finished_at"]))
     return messages
 
@@ -164,8 +199,6 @@ def repair(manifest: Mapping[str, Any], folder: Path, root: Path, *, alias: bool
     """
     run = manifest["made_by_run"]
     records = manifest["records"] if alias else [{**record, "alias": None} for record in manifest["records"]]
-    history = list(_history(run, manifest, folder))
-    known = {(name, step) for message in history for name, _, step, _ in message["points"]}
     started = step_started(
         run,
         manifest["step"],
@@ -181,24 +214,21 @@ def repair(manifest: Mapping[str, Any], folder: Path, root: Path, *, alias: bool
         "kind": "repair",
         "id": f"{run}/{manifest['step']}",
         "key": manifest["key"],
-        "messages": [*started, *history, *step_finished(run, {**manifest, "records": records}, folder, known)],
+        "messages": [*started, *step_finished(run, {**manifest, "records": records}, folder)],
     }
 
 
-def _history(run: str, manifest: Mapping[str, Any], folder: Path) -> Iterator[Message]:
+def _history(manifest: Mapping[str, Any], folder: Path) -> Iterator[list[Any]]:
+    """The points of the training's curves."""
     path = folder / HISTORY
     if not path.exists():
         return
-    points = []
+    time_ms = _milliseconds(manifest["started_at"])
     for line in path.read_text("utf-8").splitlines():
         row = json.loads(line)
-        step = int(row.get("step", 0))
-        points += [
-            [name, value, step, _milliseconds(manifest["started_at"])]
-            for name, value in row.items()
-            if name != "step" and isinstance(value, int | float)
-        ]
-    yield {"kind": "metrics", "id": f"{run}/{manifest['step']}", "points": points}
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                yield [name, value, int(row.get("step", 0)), time_ms]
 
 
 def _source(tags: Mapping[str, str]) -> dict[str, str]:

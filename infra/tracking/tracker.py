@@ -17,6 +17,7 @@ from typing import Any
 
 from infra.errors import LockedError
 from infra.journal.lock import exclusive
+from infra.tracking import messages
 from infra.tracking.spool import Spool
 from infra.tracking.writer import Writer, is_permanent
 
@@ -119,8 +120,8 @@ class Tracker:
         self.spool = Spool(spool_folder / f"{run}.jsonl")
         self.uploader = Uploader(self.spool, destination, spool_folder / "writer.lock")
         self.progress: dict[str, dict[str, Any]] = {}
-        self._last_step: dict[tuple[str, str], int] = {}
-        self._trials: dict[str, int] = {}
+        self._sent: set[tuple[str, str, int]] = set()
+        """(own id, metric, training step) of every point of this run."""
         self._wake = threading.Event()
         self._stop = False
         self._spool_error: str | None = None
@@ -135,7 +136,8 @@ class Tracker:
         elif kind == "metrics":
             self._points(own_id, payload["metrics"], payload["step"], payload["time"])
         elif kind == "trial":
-            self._trial(own_id, payload["trial"])
+            for message in messages.trial(own_id, payload["trial"], int(time.time() * 1000)):
+                self.put(message)
 
     def put(self, message: Mapping[str, Any]) -> None:
         """Spools a message for the writer.
@@ -181,39 +183,15 @@ class Tracker:
             self.spool.remove()
 
     def _is_new(self, own_id: str, point: Sequence[Any]) -> bool:
-        key, _, step, _ = point
-        if step <= self._last_step.get((own_id, key), -1):
+        place = (own_id, point[0], point[2])
+        if place in self._sent:
             return False
-        self._last_step[own_id, key] = step
+        self._sent.add(place)
         return True
 
     def _points(self, own_id: str, metrics: Mapping[str, float], step: int, seconds: float) -> None:
         points = [[key, float(value), step, int(seconds * 1000)] for key, value in metrics.items()]
         self.put({"kind": "metrics", "id": own_id, "points": points})
-
-    def _trial(self, parent_id: str, trial: Mapping[str, Any]) -> None:
-        own_id = f"{parent_id}/{trial['trial_id']}"
-        now = int(time.time() * 1000)
-        if own_id not in self._trials:
-            self._trials[own_id] = 0
-            parameters = {name: value for name, value in trial["parameters"].items() if value is not None}
-            self.put(
-                {
-                    "kind": "run",
-                    "id": own_id,
-                    "parent_id": parent_id,
-                    "name": trial["trial_id"],
-                    "start_time": now,
-                    "tags": {},
-                    "parameters": parameters,
-                }
-            )
-        for step, metrics in trial["history"][self._trials[own_id] :]:
-            self._points(own_id, metrics, step, now / 1000)
-        self._trials[own_id] = len(trial["history"])
-        status = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}[trial["status"]]
-        self.put({"kind": "tags", "id": own_id, "tags": {"fromzero.trial_status": trial["status"]}})
-        self.put({"kind": "end", "id": own_id, "status": status, "end_time": now})
 
     def _upload(self) -> None:
         for path in self._leftovers:  # of earlier runs; what cannot be delivered now waits for the next run or `sync`

@@ -27,6 +27,9 @@ Arguments = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document; logs go to standard error")]
 
 
+Until = Annotated[str | None, typer.Option(metavar="STEP", help="only this step and what it needs")]
+
+
 def split(arguments: list[str] | None) -> tuple[str, list[str]]:
     """(pipeline, overrides): the first argument is a pipeline if it has no `=`."""
     given = list(arguments or [])
@@ -36,19 +39,19 @@ def split(arguments: list[str] | None) -> tuple[str, list[str]]:
 
 
 @app.command()
-def run(arguments: Arguments = None, as_json: AsJson = False) -> None:
+def run(arguments: Arguments = None, until: Until = None, as_json: AsJson = False) -> None:
     """Makes what is not made yet, and prints the result."""
     from pipelines.cli.run import run_command
 
-    run_command(*split(arguments), as_json=as_json)
+    run_command(*split(arguments), until=until, as_json=as_json)
 
 
 @app.command()
-def plan(arguments: Arguments = None, as_json: AsJson = False) -> None:
+def plan(arguments: Arguments = None, until: Until = None, as_json: AsJson = False) -> None:
     """Says what `run` would do: for each step reused, run or blocked, and why."""
     from pipelines.cli.run import plan_command
 
-    plan_command(*split(arguments), as_json=as_json)
+    plan_command(*split(arguments), until=until, as_json=as_json)
 
 
 @app.command()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
+import sys
 from typing import Any, NoReturn
 
 from rich.table import Table
@@ -20,12 +22,12 @@ from pipelines.runner import Prepared, execute, prepare
 SHOWN_REASONS = 2
 
 
-def plan_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoReturn:
+def plan_command(pipeline: str, overrides: list[str], *, until: str | None, as_json: bool) -> NoReturn:
     """Prints the plan; exit 3 if a step is blocked."""
     frame: dict[str, Any] = {"pipeline": pipeline, "status": "FAILED", "steps": []}
 
     def work() -> int:
-        prepared = prepare(pipeline, load_config(pipeline, overrides), overrides)
+        prepared = prepare(pipeline, load_config(pipeline, overrides), overrides, until=until)
         blocked = any(p.status == "blocked" for p in prepared.plan)
         if as_json:
             emit_json(
@@ -50,7 +52,7 @@ def _planned(prepared: Prepared) -> list[dict[str, Any]]:
     return [{"name": p.step.name, "key": p.key, "status": p.status, "reasons": list(p.reasons)} for p in prepared.plan]
 
 
-def run_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoReturn:
+def run_command(pipeline: str, overrides: list[str], *, until: str | None, as_json: bool) -> NoReturn:
     """Runs, prints the result, exits by whose fault a failure was."""
     frame: dict[str, Any] = {
         "pipeline": pipeline,
@@ -62,14 +64,15 @@ def run_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoRetu
     }
 
     def work() -> int:
-        prepared = prepare(pipeline, load_config(pipeline, overrides), overrides)
+        prepared = prepare(pipeline, load_config(pipeline, overrides), overrides, until=until)
         frame.update(root=str(prepared.store.root), tracking_uri=prepared.tracking_uri)
         planned = _planned(prepared)
         if any(step["status"] == "blocked" for step in planned):
             frame["steps"] = [step if step["status"] == "reused" else {**step, "status": "blocked"} for step in planned]
         console = RunConsole(len(prepared.plan))
         try:
-            result = execute(prepared, console)
+            with contextlib.redirect_stdout(sys.stderr):  # standard output is for the result alone
+                result = execute(prepared, console)
         finally:
             console.close()
         for failure in result.failures:
@@ -142,7 +145,8 @@ def _print_result(record: RunRecord, prepared: Prepared) -> None:
     )
     console.print(f"\nSteps      {steps}", soft_wrap=True)
     console.print(f"Artifacts  {prepared.store.root}/artifacts", soft_wrap=True)
-    console.print(f"Report     {folder}/comparison.md and comparison.png", soft_wrap=True)
+    if comparison.exists():
+        console.print(f"Report     {folder}/comparison.md and comparison.png", soft_wrap=True)
     console.print(f"MLflow     {ui_command_line(prepared)}", soft_wrap=True)
 
 

@@ -117,6 +117,9 @@ def test_every_trial_and_final_fit_is_recorded_once(outcome: StepOutput, context
     for trial in trials:
         steps = [step for step, _ in trial.history]
         assert steps == sorted(steps)
+    chosen = {run["name"]: run["trial"] for run in read(context, "results.json")["runs"]}
+    finals = {trial.trial_id: trial.parameters["trial"] for trial in trials if trial.parameters["kind"] == "final"}
+    assert {name: chosen[name] for name in finals} == finals
     (model,) = (record for record in outcome.records if isinstance(record, ModelRecord))
     assert (model.alias, model.registered_name) == ("champion", "fromzero-classifier")
     card = (context.output / "model" / "README.md").read_text()
