@@ -43,6 +43,8 @@ class Prepared:
     config: PipelineConfig
     store: Store
     plan: list[PlannedStep]
+    cluster: Mapping[str, float]
+    """What it has: `CPU`, `GPU`; without bound for one that is not joined yet."""
     until: str | None = None
     """The step that it ends with; without one, the pipeline's last."""
 
@@ -107,7 +109,7 @@ def prepare(
     if target is None:
         raise UserError(f"--until {until}: {pipeline} has no such step; its steps are {', '.join(steps)}")
     plan = make_plan([target], store, cluster, Origins(pipeline, list(arguments)))
-    return Prepared(pipeline=pipeline, config=config, store=store, plan=plan, until=until)
+    return Prepared(pipeline=pipeline, config=config, store=store, plan=plan, cluster=cluster, until=until)
 
 
 def check_resources(plan: Sequence[PlannedStep], cluster: Mapping[str, float]) -> None:

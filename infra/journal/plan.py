@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -125,6 +126,24 @@ def impossible(step: Step, cluster: Mapping[str, float]) -> Iterator[str]:
                 f"wants {wish:g} {unit}, the cluster has {cluster.get(name, 0):g}: "
                 "lower cluster.num_workers or cluster.threads_per_worker, or join a larger one with cluster.address"
             )
+
+
+def neighbours(plan: Sequence[PlannedStep], cluster: Mapping[str, float]) -> dict[str, tuple[list[str], list[str]]]:
+    """For each step that runs, those that neither need it nor are needed by it: (beside it, not beside it).
+
+    Two run side by side where their resources fit into the cluster together; else the second waits for the first.
+    """
+    running = [planned for planned in plan if planned.status == "run"]
+    needs = {planned.step.name: {step.name for step in order([planned.step])} for planned in plan}
+    found: dict[str, tuple[list[str], list[str]]] = {planned.step.name: ([], []) for planned in running}
+    for one, other in itertools.permutations(running, 2):
+        a, b = one.step, other.step
+        if a.name not in needs[b.name] and b.name not in needs[a.name]:
+            fits = a.resources.num_cpus + b.resources.num_cpus <= cluster.get("CPU", 0) and (
+                a.resources.num_gpus + b.resources.num_gpus <= cluster.get("GPU", 0)
+            )
+            found[a.name][0 if fits else 1].append(b.name)
+    return found
 
 
 def _finder(store: Store) -> Find:

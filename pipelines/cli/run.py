@@ -6,12 +6,13 @@ import contextlib
 import json
 import shlex
 import sys
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from rich.table import Table
 
 from infra.errors import Fault
-from infra.journal.plan import PlannedStep
+from infra.journal.plan import PlannedStep, neighbours
 from infra.journal.runs import RunRecord
 from infra.journal.worker import Failure
 from pipelines.cli.console import RunConsole, clock
@@ -49,7 +50,19 @@ def plan_command(pipeline: str, overrides: list[str], *, until: str | None, as_j
 
 
 def _planned(prepared: Prepared) -> list[dict[str, Any]]:
-    return [{"name": p.step.name, "key": p.key, "status": p.status, "reasons": list(p.reasons)} for p in prepared.plan]
+    around = neighbours(prepared.plan, prepared.cluster)
+    nobody: tuple[list[str], list[str]] = ([], [])
+    return [
+        {
+            "name": planned.step.name,
+            "key": planned.key,
+            "status": planned.status,
+            "reasons": list(planned.reasons),
+            "beside": around.get(planned.step.name, nobody)[0],
+            "not_beside": around.get(planned.step.name, nobody)[1],
+        }
+        for planned in prepared.plan
+    ]
 
 
 def run_command(pipeline: str, overrides: list[str], *, until: str | None, as_json: bool) -> NoReturn:
@@ -118,7 +131,26 @@ def _print_plan(prepared: Prepared) -> None:
         table.add_row(planned.step.name, planned.status, _shortly(planned), planned.key[:12], cpus)
     console = stdout_console()
     console.print(table)
-    console.print("Independent steps run at the same time while the CPUs they hold are free.", style="dim")
+    for line in _order(prepared):
+        console.print(line, style="dim", soft_wrap=True)
+
+
+def _order(prepared: Prepared) -> Iterator[str]:
+    """Which independent steps overlap, and which wait for one another."""
+    around = neighbours(prepared.plan, prepared.cluster)
+    told: set[str] = set()
+    beside = []
+    for name, (others, _) in around.items():
+        told.add(name)  # each pair once
+        if later := [other for other in others if other not in told]:
+            beside.append(f"{name} beside {', '.join(later)}")
+    apart = [name for name, (_, others) in around.items() if others]
+    if beside:
+        yield f"At the same time, where there is room: {'; '.join(beside)}."
+    if apart:
+        cpus, gpus = prepared.cluster["CPU"], prepared.cluster["GPU"]
+        has = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        yield f"One after the other, for together they want more than the {has}: {', '.join(apart)}."
 
 
 def _shortly(planned: PlannedStep) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from infra.journal.execution import Execution, Listener, Outcome
 from infra.journal.lock import exclusive
-from infra.journal.plan import PlannedStep, make_plan
+from infra.journal.plan import PlannedStep, make_plan, neighbours
 from infra.journal.step import Step
 from infra.storage.store import Store
 from infra.tracking.client import NullSink
@@ -120,3 +120,16 @@ def test_a_damaged_artifact_is_named_and_made_again(store: Store, ray_cluster: M
     (store.artifact_folder("toy", plan[0].key) / "total.txt").write_text("9")
     again, outcome = run(store, step("toy"))
     assert "its artifact is damaged" in again[0].reasons[0] and statuses(outcome) == {"toy": "ran"}
+
+
+def test_the_plan_says_which_steps_overlap_and_which_wait_for_room(store: Store) -> None:
+    first = step("first", cpus=2)
+    wide, other, light = step("wide", cpus=2, first=first), step("other", cpus=2, first=first), step("light", cpus=0)
+    plan = make_plan([wide, other, light], store, CLUSTER)
+    assert neighbours(plan, CLUSTER) == {
+        "first": (["light"], []),
+        "wide": (["light"], ["other"]),
+        "other": (["light"], ["wide"]),
+        "light": (["first", "wide", "other"], []),
+    }
+    assert neighbours(plan, {"CPU": 4.0, "GPU": 0.0})["wide"] == (["other", "light"], [])
