@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -29,3 +30,34 @@ def ray_cluster() -> Iterator[Mapping[str, float]]:
 
     with ray_session(ClusterConfig(num_cpus=2)) as cluster:
         yield cluster.resources
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The endpoint of an S3 server on this machine."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_uri(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty prefix there; the environment of this process and its children leads to it."""
+    from pyarrow.fs import FileSystem
+
+    variables = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    filesystem, bucket = FileSystem.from_uri("s3://fromzero-test?allow_bucket_creation=true")
+    filesystem.create_dir(bucket)
+    return f"s3://fromzero-test/{uuid.uuid4().hex[:12]}"

@@ -125,10 +125,12 @@ def family(pid: int) -> Iterator[set[psutil.Process]]:
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.1):
-            for member in list(members):
-                with contextlib.suppress(psutil.Error):
-                    members.update(member.children(recursive=True))
+        while not over.wait(0.3):
+            pids = {member.pid for member in members}
+            for process in psutil.process_iter(["ppid"]):  # parents come before their children
+                if process.info["ppid"] in pids and process.pid not in pids:
+                    pids.add(process.pid)
+                    members.add(process)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -1,0 +1,151 @@
+"""A prefix of an object store (`s3://bucket/prefix`, `gs://bucket/prefix`), through pyarrow.fs.
+
+Objects appear whole or not at all, nothing can be renamed, and what was listed may be gone: so files go up first, and
+the one object that makes them count goes last. Credentials and endpoints come from the environment
+(`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` ...), never from the URI.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.errors import DamagedArtifactError, StorageError, UserError
+from infra.storage.files import sha256
+
+SCHEMES = ("s3", "gs")
+COPY_BYTES = 8 * 1024 * 1024
+NUM_TRANSFERS = 8
+"""Files that go up or down at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStore:
+    """Objects below one URI; names are relative, with `/`. Can be pickled."""
+
+    uri: str
+
+    @classmethod
+    def open(cls, uri: str) -> ObjectStore:
+        """The objects below `uri`, after a look at whether they can be read.
+
+        Raises:
+            UserError: another scheme, no bucket, a secret in the URI.
+            StorageError: the store does not answer.
+        """
+        scheme, _, rest = uri.partition("://")
+        if scheme not in SCHEMES or not rest.partition("/")[0]:
+            raise UserError(f"storage.root: {uri} is not s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
+        if "@" in rest or "?" in rest:
+            raise UserError("storage.root: no credentials or options in the URI; set them in the environment")
+        store = cls(uri.rstrip("/"))
+        store.read("fromzero.json")
+        return store
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of an object; None where it is not there."""
+        filesystem, base = self._connect()
+        with self._told(name):
+            try:
+                with filesystem.open_input_stream(f"{base}/{name}") as stream:
+                    return bytes(stream.read())
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes an object."""
+        filesystem, base = self._connect()
+        with self._told(name), filesystem.open_output_stream(f"{base}/{name}") as stream:
+            stream.write(data)
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of every object below the folder `prefix`, by name relative to it."""
+        from pyarrow.fs import FileSelector, FileType
+
+        filesystem, base = self._connect()
+        folder = f"{base}/{prefix}".rstrip("/")
+        with self._told(prefix):
+            found = filesystem.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
+        start = len(folder) + 1
+        return {info.path[start:]: int(info.size) for info in found if info.type == FileType.File}
+
+    def upload(self, folder: Path, names: list[str], prefix: str) -> None:
+        """Writes the files `names` of `folder` below `prefix`."""
+        filesystem, base = self._connect()
+
+        def put(name: str) -> None:
+            with (
+                self._told(f"{prefix}/{name}"),
+                (folder / name).open("rb") as source,
+                filesystem.open_output_stream(f"{base}/{prefix}/{name}") as target,
+            ):
+                shutil.copyfileobj(source, target, COPY_BYTES)
+
+        _all(put, names)
+
+    def download(self, prefix: str, files: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+        """Reads objects below `prefix` into `folder`, each compared with its entry of a manifest.
+
+        Raises:
+            DamagedArtifactError: one is missing or not what was written.
+        """
+        filesystem, base = self._connect()
+
+        def get(name: str) -> None:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with self._told(f"{prefix}/{name}"):
+                try:
+                    with filesystem.open_input_stream(f"{base}/{prefix}/{name}") as source, target.open("wb") as stream:
+                        shutil.copyfileobj(source, stream, COPY_BYTES)
+                except FileNotFoundError as error:
+                    raise DamagedArtifactError(f"{self.uri}/{prefix}/{name} is missing") from error
+            if sha256(target) != files[name]["sha256"]:
+                raise DamagedArtifactError(f"{self.uri}/{prefix}/{name} differs from its manifest (SHA-256)")
+
+        _all(get, list(files))
+
+    def delete(self, name: str) -> None:
+        """Removes an object; nothing happens where there is none."""
+        filesystem, base = self._connect()
+        with self._told(name), contextlib.suppress(FileNotFoundError):
+            filesystem.delete_file(f"{base}/{name}")
+
+    def delete_folder(self, prefix: str) -> None:
+        """Removes every object below `prefix`."""
+        filesystem, base = self._connect()
+        with self._told(prefix), contextlib.suppress(FileNotFoundError):
+            filesystem.delete_dir_contents(f"{base}/{prefix}", missing_dir_ok=True)
+            filesystem.delete_file(f"{base}/{prefix}/")
+
+    def _connect(self) -> tuple[Any, str]:
+        from pyarrow.fs import FileSystem
+
+        with self._told(""):
+            filesystem, base = FileSystem.from_uri(self.uri)
+        return filesystem, base
+
+    @contextlib.contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        """What the store says, as our own error."""
+        try:
+            yield
+        except (StorageError, FileNotFoundError):
+            raise
+        except OSError as error:
+            what = str(error).splitlines()[0]
+            if "NO_SUCH_BUCKET" in what or "NoSuchBucket" in what:
+                raise UserError(f"storage.root: the bucket of {self.uri} does not exist; make it first") from error
+            raise StorageError(f"{self.uri}/{name}: {what}") from error
+
+
+def _all(do: Any, names: list[str]) -> None:
+    """Calls `do` on every name, several at a time; raises the first error."""
+    with ThreadPoolExecutor(min(NUM_TRANSFERS, max(1, len(names)))) as pool:
+        for done in [pool.submit(do, name) for name in names]:
+            done.result()
