@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from infra.errors import DamagedArtifactError
 from infra.storage import manifest as folder_manifest
 from infra.storage.files import fsync
+from infra.storage.mirror import Mirror
 
 logger = logging.getLogger(__name__)
 
@@ -87,27 +89,33 @@ def verify(folder: Path, config_digest: str) -> Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one training, in a folder that all ranks see.
+    """The checkpoints of one training, in a folder that all ranks see, or that each machine mirrors.
 
     Args:
         folder: made if it is not there.
         config_digest: what the checkpoints belong to.
         keep: how many complete ones stay.
+        mirror: of the root that the folder lies in.
     """
 
-    def __init__(self, folder: Path, config_digest: str, keep: int) -> None:
+    def __init__(self, folder: Path, config_digest: str, keep: int, mirror: Mirror = Mirror(Path("/"))) -> None:
         self.folder = folder
         self.config_digest = config_digest
         self.keep = keep
+        self.mirror = mirror
 
     def newest(self) -> Checkpoint | None:
         """The newest complete checkpoint; damaged ones are set aside, unfinished ones removed. Rank 0 only."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for folder in sorted(self.folder.glob("step_*"), reverse=True):
+        for folder in self.folder.glob("step_*"):
             if not (folder / folder_manifest.NAME).exists():
                 logger.info("removing the unfinished checkpoint %s", folder)
                 shutil.rmtree(folder)
+        for name in reversed(self.mirror.names(self.folder, folder_manifest.NAME)):
+            folder = self.folder / name
+            if not name.startswith("step_"):
                 continue
+            self.mirror.pull(folder)
             try:
                 return verify(folder, self.config_digest)
             except DamagedArtifactError as error:
@@ -115,6 +123,7 @@ class CheckpointStore:
                 logger.warning("damaged checkpoint: %s; set aside as %s, the one before it is used", error, aside.name)
                 shutil.rmtree(aside, ignore_errors=True)
                 folder.rename(aside)
+                self.mirror.drop(folder, folder_manifest.NAME)
         return None
 
     def save(
@@ -137,18 +146,18 @@ class CheckpointStore:
         """
         rank, world_size = dist.get_rank(), dist.get_world_size()
         folder = self.folder / f"step_{progress.step:07d}.{attempt}"
-        if rank == 0:
-            folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         dist.barrier()
         engine.save_checkpoint(str(folder), tag=TAG, client_state={})
         if rank == 0:
             lines = "".join(json.dumps(row) + "\n" for row in history)
             (folder / HISTORY_NAME).write_text(lines, encoding="utf-8")
         dist.barrier()
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        for path in paths[rank::world_size]:
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())[self._share(rank, world_size)]
+        for path in paths:
             fsync(path)
-        mine = {path.relative_to(folder).as_posix(): folder_manifest.entry(path) for path in paths[rank::world_size]}
+        mine = {path.relative_to(folder).as_posix(): folder_manifest.entry(path) for path in paths}
+        self.mirror.push(folder, only=list(mine))
         parts: list[dict[str, Any]] = [{}] * world_size
         dist.all_gather_object(parts, mine)
         if rank == 0:
@@ -158,11 +167,23 @@ class CheckpointStore:
             files = {name: entry for part in parts for name, entry in part.items()}
             folder_manifest.write(folder, full.model_dump(mode="json"), dict(sorted(files.items())))
             fsync(self.folder)
+            self.mirror.push(folder, only=[folder_manifest.NAME])
             self._prune()
         dist.barrier()
+        if self.mirror.objects:  # on the machines of the other ranks
+            for old in sorted(self.folder.glob("step_*"))[: -self.keep]:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _share(self, rank: int, world_size: int) -> slice:
+        """This rank's share of the files that it sees: of all, or of those of its machine."""
+        if self.mirror.objects:
+            rank = int(os.environ.get("LOCAL_RANK", rank))
+            world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+        return slice(rank, None, world_size)
 
     def _prune(self) -> None:
         complete = sorted(path.parent for path in self.folder.glob(f"step_*/{folder_manifest.NAME}"))
         for folder in complete[: -self.keep]:
             (folder / folder_manifest.NAME).unlink()  # first, so that a kill in between leaves an unfinished one
             shutil.rmtree(folder)
+            self.mirror.drop(folder, folder_manifest.NAME)

@@ -46,6 +46,7 @@ def run_distributed(job: Any, run_name: str) -> None:
     cluster = job.config.cluster
     failure = job.work / FAILURE_NAME
     failure.unlink(missing_ok=True)
+    job.mirror.drop(failure)
     gpus = cluster.num_gpus_per_worker
     resources = {"CPU": float(cluster.threads_per_worker)} | ({"GPU": gpus} if gpus else {})
     trainer = TorchTrainer(
@@ -55,7 +56,7 @@ def run_distributed(job: Any, run_name: str) -> None:
         scaling_config=ScalingConfig(num_workers=cluster.num_workers, use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=f"{run_name}-{secrets.token_hex(4)}",
-            storage_path=str((job.work / "ray").resolve()),
+            storage_path=job.mirror.uri((job.work / "ray").resolve()),
             failure_config=FailureConfig(max_failures=MAX_RESTARTS),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
@@ -64,6 +65,7 @@ def run_distributed(job: Any, run_name: str) -> None:
         trainer.fit()
     except TrainingFailedError as error:
         raise unwrapped(error) from error
+    job.mirror.pull(failure)
     if failure.is_file():
         raise read_failure(failure)
 
@@ -88,6 +90,7 @@ def train_on_worker(settings: Mapping[str, Any]) -> None:
             raise
         if dist.get_rank() == 0:
             write_failure(job.work / FAILURE_NAME, error)
+            job.mirror.push(job.work / FAILURE_NAME)
 
 
 def write_failure(path: Path, error: FromzeroError) -> None:

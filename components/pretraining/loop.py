@@ -26,7 +26,7 @@ from components.pretraining.checkpoint import Checkpoint, CheckpointStore, Progr
 from components.pretraining.config import PretrainConfig
 from components.pretraining.engine import TrainingEngine
 from components.pretraining.evaluation import evaluate, training_counts, unigram_cross_entropy
-from components.pretraining.export import model_card, read_result, write_export
+from components.pretraining.export import EXPORT_NAME, RESULT_NAME, model_card, read_result, write_export
 from components.pretraining.models import TargetLoss, build_model
 from components.pretraining.objectives.objective import Objective
 from components.pretraining.reshard import load_checkpoint
@@ -35,6 +35,7 @@ from components.pretraining.schedule import learning_rate
 from components.tokenization.shards import TokenShards
 from infra.energy.flops import matmul_parameters, transformer_flops
 from infra.errors import ConfigError, DataError, TrainingError
+from infra.storage.mirror import Mirror
 from infra.tracking.client import StepTracker
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class TrainingJob:
     name: str
     """Of the step, for people."""
     tracker: StepTracker
+    mirror: Mirror = Mirror(Path("/"))
+    """Of the root that the paths lie in."""
     data_license: str | None = None
 
 
@@ -88,15 +91,17 @@ def train(job: TrainingJob) -> None:
         DataError: the token shards have nothing to train on or to validate with.
         TrainingError: the loss is not a finite number.
     """
+    config, world_size, rank = job.config, dist.get_world_size(), dist.get_rank()
+    for path in (job.work / EXPORT_NAME, job.shards, job.tokenizer, Path(config.model.init_from or "/")):
+        job.mirror.pull(path)
     if read_result(job.work) is not None:
         return
-    config, world_size, rank = job.config, dist.get_world_size(), dist.get_rank()
     training, validation = _open_shards(job)
     objective = make_objective(config, training)
     words = objective.vocabulary
     special = {"pad": words.pad, "bos": words.bos, "eos": words.eos}
     module = TargetLoss(build_model(config, training.index.vocab_size, special))
-    store = CheckpointStore(job.work / "checkpoints", job.key, config.keep_checkpoints)
+    store = CheckpointStore(job.work / "checkpoints", job.key, config.keep_checkpoints, job.mirror)
     attempt, checkpoint = _agree(store, rank)
     engine = load_checkpoint(checkpoint, module, config, world_size)
     state = _State(progress=Progress(), history=[], recent_losses=[])
@@ -105,8 +110,10 @@ def train(job: TrainingJob) -> None:
         state = _State(progress=progress, history=list(checkpoint.history), recent_losses=list(progress.recent_losses))
         logger.info("resuming at step %d from %s", progress.step, checkpoint.folder)
     if rank == 0:
+        job.mirror.pull(job.work / ATTEMPTS_NAME)
         with (job.work / ATTEMPTS_NAME).open("a", encoding="utf-8") as stream:
             stream.write(f"{world_size} {state.progress.step}\n")
+        job.mirror.push(job.work / ATTEMPTS_NAME)
     sampler = Sampler(num_sequences=len(training), global_batch_size=config.global_batch_size, seed=config.seed)
     while state.progress.step < config.steps:
         started = time.monotonic()
@@ -144,6 +151,8 @@ def _agree(store: CheckpointStore, rank: int) -> tuple[str, Checkpoint | None]:
     if rank == 0:
         chosen = [secrets.token_hex(4), store.newest()]
     dist.broadcast_object_list(chosen)
+    if chosen[1] is not None:
+        store.mirror.pull(chosen[1].folder)
     return chosen[0], chosen[1]
 
 
@@ -328,4 +337,5 @@ def _finish(
             history=state.history,
             result={"metrics": metrics, "measured": measured, "first_step_at": state.first_step_at},
         )
+        job.mirror.push(job.work / EXPORT_NAME, last=RESULT_NAME)
     dist.barrier()

@@ -58,7 +58,8 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
         raise ConfigError(*found)
     if config.model.init_from and "init" not in inputs:
         check_tokenizer(Path(config.model.init_from), inputs["tokenizer"].path / "tokenizer", context.step)
-    work = context.work.resolve()
+    work, mirror = context.work, context.mirror
+    mirror.pull(work / EXPORT_NAME)
     result = read_result(work)
     if result is None:
         job = TrainingJob(
@@ -69,9 +70,11 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
             key=context.key,
             name=context.step,
             tracker=context.tracker,
+            mirror=mirror,
             data_license=config.data_license,
         )
         run_distributed(job, f"{context.step}-{context.key[:8]}")
+        mirror.pull(work / EXPORT_NAME)
         result = read_result(work)
     if result is None:
         raise ConfigError(
@@ -81,6 +84,7 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
     for name in (MODEL_NAME, HISTORY_NAME):
         _link_or_copy(work / EXPORT_NAME / name, context.output / name)
     metrics = {name: result["metrics"][name] for name in DETERMINISTIC_METRICS if name in result["metrics"]}
+    mirror.pull(work / ATTEMPTS_NAME)
     attempts = (work / ATTEMPTS_NAME).read_text(encoding="utf-8").splitlines()
     measured = {
         **result["measured"],

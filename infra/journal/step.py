@@ -14,6 +14,7 @@ from typing import Any
 
 from infra.errors import FromzeroError
 from infra.journal.config import FrozenConfig
+from infra.storage.mirror import Mirror
 from infra.storage.raw import RawFile
 from infra.tracking.client import StepTracker
 from infra.tracking.records import Record
@@ -49,6 +50,9 @@ class StepContext:
     """The raw input files by source name, resolved and digested when the run was planned."""
     tracker: StepTracker
     """Metrics and progress; never blocks, never raises, can be pickled into workers."""
+    mirror: Mirror = Mirror(Path("/"))
+    """Brings inputs to the machine of a worker, and what is in `work` to the machine that goes on after a kill; does
+    nothing for a root on a file system."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,12 +41,15 @@ def write(folder: Path, content: Mapping[str, Any], files: Mapping[str, Any] | N
         content: what the manifest says beside them.
         files: `list_files(folder)`, if it is known already.
     """
-    manifest = {"format_version": FORMAT_VERSION, **content, "files": files or list_files(folder)}
-    signature = _signature(manifest)
-    if signature:
-        manifest["hmac_sha256"] = signature
+    manifest = sealed({"format_version": FORMAT_VERSION, **content, "files": files or list_files(folder)})
     write_json(folder / NAME, manifest)
     return manifest
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` with its HMAC, if a signing key is set."""
+    signature = _signature(content)
+    return {**content, "hmac_sha256": signature} if signature else dict(content)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -57,15 +60,32 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / NAME
     try:
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
-        version = manifest["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise DamagedArtifactError(f"{path} is missing or damaged: {error}") from error
+    return parse(data, str(path))
+
+
+def parse(data: bytes, where: str) -> dict[str, Any]:
+    """The manifest in `data`, its signature checked.
+
+    Args:
+        data: what `manifest.json` holds.
+        where: for messages.
+
+    Raises:
+        DamagedArtifactError: as `read`.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+        version = manifest["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedArtifactError(f"{where} is missing or damaged: {error}") from error
     if version != FORMAT_VERSION:
-        raise DamagedArtifactError(f"{path} has format version {version}; this code reads {FORMAT_VERSION}")
+        raise DamagedArtifactError(f"{where} has format version {version}; this code reads {FORMAT_VERSION}")
     signature = _signature(manifest)
     if signature and not hmac.compare_digest(signature, str(manifest.get("hmac_sha256", ""))):
-        raise DamagedArtifactError(f"{path} is not signed with the key in {SIGNING_KEY_VARIABLE}")
+        raise DamagedArtifactError(f"{where} is not signed with the key in {SIGNING_KEY_VARIABLE}")
     return manifest
 
 

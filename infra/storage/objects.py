@@ -88,8 +88,8 @@ class ObjectStore:
 
         _all(put, names)
 
-    def download(self, prefix: str, files: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-        """Reads objects below `prefix` into `folder`, each compared with its entry of a manifest.
+    def download(self, prefix: str, files: Mapping[str, Mapping[str, Any] | None], folder: Path) -> None:
+        """Reads objects below `prefix` into `folder`, each compared with its entry of a manifest, if it has one.
 
         Raises:
             DamagedArtifactError: one is missing or not what was written.
@@ -105,7 +105,8 @@ class ObjectStore:
                         shutil.copyfileobj(source, stream, COPY_BYTES)
                 except FileNotFoundError as error:
                     raise DamagedArtifactError(f"{self.uri}/{prefix}/{name} is missing") from error
-            if sha256(target) != files[name]["sha256"]:
+            entry = files[name]
+            if entry and sha256(target) != entry["sha256"]:
                 raise DamagedArtifactError(f"{self.uri}/{prefix}/{name} differs from its manifest (SHA-256)")
 
         _all(get, list(files))

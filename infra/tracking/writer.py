@@ -257,12 +257,19 @@ class Writer:
         run_id = self.find_step(message["key"])
         if run_id is None:
             for inner in message["messages"]:
-                self.apply(inner)
+                self.apply(self._unknown_points(inner) if inner["kind"] == "metrics" else inner)
             return
         self.run_ids[message["id"]] = run_id
         for inner in message["messages"]:
             if inner["kind"] == "model" and inner["record"]["alias"]:
                 self._model(inner)
+
+    def _unknown_points(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """The message without the points that its run has from a delivery that was cut off, at other times of day."""
+        run_id = self._run_id(message)
+        names = self.client.get_run(run_id).data.metrics
+        known = {(name, point.step) for name in names for point in self.client.get_metric_history(run_id, name)}
+        return {**message, "points": [point for point in message["points"] if (point[0], point[2]) not in known]}
 
     def _kill(self, message: Mapping[str, Any]) -> None:
         query = f"tags.`{ID_TAG}` LIKE '{message['id']}%' and attributes.status = 'RUNNING'"
