@@ -21,7 +21,7 @@ Arguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[PIPELINE] [KEY=VALUE]...",
-        help="llm (the default) or smoke; then config values, such as pretrain_mlm.steps=500 or corpus=wordnet",
+        help="llm (the default), smoke or nightly; then config values, such as pretrain_mlm.steps=500 or model=gpu",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document; logs go to standard error")]
