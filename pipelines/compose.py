@@ -21,7 +21,7 @@ from pipelines.config import PipelineConfig, section_problems
 from pipelines.overrides import Overrides, parse
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-PIPELINES = ("llm", "smoke")
+PIPELINES = ("llm", "smoke", "nightly")
 HOME_VARIABLE = "FROMZERO_HOME"
 
 

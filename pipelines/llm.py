@@ -1,4 +1,4 @@
-"""The pipeline `llm`, and `smoke`, the same DAG on other sizes: raw text to verdict.
+"""The pipeline `llm`, raw text to verdict; `smoke`, the same DAG on other sizes; `nightly`, on a folder that grows.
 
     task ─► corpus ─► tokenizer ─► token_shards ─► pretrain_mlm ─► finetune ───────────────► compare
      │                    │              └───────► pretrain_clm ─► tune_decoder ─► prompt ─────┘
@@ -66,6 +66,7 @@ def build(config: PipelineConfig, digests: DigestCache | None = None) -> Step:
         config=config.tokenizer,
         inputs={"corpus": corpus},
         resources=data,
+        frozen=config.tokenizer.frozen,
     )
     mlm_shards = _shards("token_shards", config.pretrain_mlm, config.token_shards, corpus, tokenizer)
     clm_shards = mlm_shards

@@ -50,7 +50,8 @@ class Session:
     def end(self, status: runs.RunStatus, outcome: Outcome) -> Delivery:
         """Sends lineage, closes the pipeline's run, waits for the delivery."""
         if outcome.manifests:
-            lineage = Lineage.of(list(outcome.manifests.values()), self.prepared.store.root)
+            store = self.prepared.store
+            lineage = Lineage.of(store.with_ancestors(outcome.manifests.values()), store.root)
             self.tracker.put(
                 {"kind": "lineage", "id": self.record.id, "about": self.record.id, "lineage": lineage.to_dict()}
             )
@@ -136,6 +137,7 @@ def reused(prepared: Prepared, console: Console) -> RunRecord:
             name=planned.step.name,
             key=planned.key,
             status="reused",
+            reasons=list(planned.reasons),
             run_id=delivered.run_ids.get(planned.key),
             artifact_uri=store.artifact_folder(planned.step.name, planned.key).as_uri(),
             metrics=dict(manifest["metrics"]),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from infra.journal.config import FrozenConfig
+from infra.journal.config import FrozenConfig, execution_field
 
 TokenizerKind = Literal["byte_bpe", "wordpiece", "unigram"]
 
@@ -21,6 +21,9 @@ class TokenizerConfig(FrozenConfig):
     min_frequency: int = Field(2, ge=1, description="how often a piece must occur to become a token")
     max_training_documents: int | None = Field(
         None, ge=1, description="train on this many documents, chosen by text hash; without it, on all"
+    )
+    frozen: bool = execution_field(
+        False, description="keep the tokenizer that is there when the text grows; false trains one on the text of today"
     )
 
 

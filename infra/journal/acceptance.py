@@ -16,6 +16,9 @@ from typing import Any
 
 from infra.errors import UserError
 from infra.journal import git
+from infra.journal.freezing import INPUTS, has_grown_from
+from infra.journal.key import differing, digest
+from infra.journal.step import Step
 from infra.storage.files import write_json
 from infra.storage.store import Store
 
@@ -24,32 +27,41 @@ FREE = ("code", "version")
 TAG = "fromzero.accepted"
 
 
-def accepted_key(store: Store, step: str, key: str) -> str | None:
-    """The key of the artifact that was accepted for `key`."""
+def acceptance_key(step: Step, identity: Mapping[str, Any]) -> str:
+    """What an acceptance is filed under: the key that the new code gives; for a frozen step without its inputs, so that
+    the acceptance outlives the next change of them."""
+    return digest({**identity, INPUTS: {}} if step.frozen else identity)
+
+
+def accepted_key(store: Store, step: Step, identity: Mapping[str, Any]) -> str | None:
+    """The key of the artifact that was accepted for `identity`."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        content = json.loads((store.root / "accepted" / step / f"{key}.json").read_bytes())
-        return str(content["accepted"])
+        path = store.root / "accepted" / step.name / f"{acceptance_key(step, identity)}.json"
+        key = str(json.loads(path.read_bytes())["accepted"])
+        if not step.frozen or has_grown_from(store, step, store.manifest(step.name, key) or {INPUTS: {}}):
+            return key
     return None
 
 
-def candidate(store: Store, step: str, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The newest artifact of `step` that differs from `identity` in code alone.
+def candidate(store: Store, step: Step, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The newest artifact of `step` that differs from `identity` in code alone; that of a frozen step in inputs too.
 
     Raises:
         UserError: there is none; says in what the newest differs.
     """
+    free = (*FREE, INPUTS) if step.frozen else FREE
     newest: list[str] | None = None
-    for manifest in store.manifests(step):
-        old = manifest["identity"]
-        differs = [name for name in identity if name not in FREE and old.get(name) != identity[name]]
-        if not differs:
+    for manifest in store.manifests(step.name):
+        differs = differing(identity, manifest["identity"], free)
+        if not differs and (not step.frozen or has_grown_from(store, step, manifest)):
             return manifest
-        newest = newest or differs
+        newest = newest or differs or ["data"]
     if newest is None:
-        raise UserError(f"{step} has never been made here, so there is nothing to accept")
-    remedy = "; accept the steps that it takes from first" if "inputs" in newest else ""
+        raise UserError(f"{step.name} has never been made here, so there is nothing to accept")
+    remedy = "; accept the steps that it takes from first" if INPUTS in newest else ""
     raise UserError(
-        f"{step}: not its code alone changed, but also its {' and '.join(newest)}{remedy}; see fromzero why {step}"
+        f"{step.name}: not its code alone changed, but also its {' and '.join(newest)}{remedy}; "
+        f"see fromzero why {step.name}"
     )
 
 
@@ -61,7 +73,7 @@ def accept(
     Args:
         store: the root.
         step: its name.
-        key: what the new code gives.
+        key: what it is filed under; see `acceptance_key`.
         manifest: of the old artifact.
         changes: what changed, for the record.
         reason: why the meaning is the same, in the user's words.

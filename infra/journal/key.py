@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -81,6 +81,11 @@ def identity(step: Step, input_keys: Mapping[str, str]) -> dict[str, Any]:
             for source, files in sorted(step.raw.items())
         },
     }
+
+
+def differing(identity: Mapping[str, Any], old: Mapping[str, Any], free: Collection[str]) -> list[str]:
+    """In what two identities of a step differ, beside the parts that are `free` to."""
+    return [part for part in identity if part not in free and old.get(part) != identity[part]]
 
 
 def digest(content: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import logging
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from infra.errors import DamagedArtifactError
+from infra.journal import freezing
 from infra.journal.acceptance import accepted_key
 from infra.journal.code import definition_digests
 from infra.journal.key import digest, identity
@@ -68,18 +68,9 @@ def make_plan(
     for step in order(targets):
         input_keys = {name: planned[parent.name].key for name, parent in step.inputs.items()}
         content = identity(step, input_keys)
-        key = digest(content)
-        reasons: tuple[str, ...] = ()
         found: tuple[Cause, ...] = ()
-        try:
-            manifest = store.find(step.name, key)
-        except DamagedArtifactError as error:
-            manifest, reasons = None, (f"its artifact is damaged: {error}",)
-        if manifest is None and (old_key := accepted_key(store, step.name, key)):
-            with contextlib.suppress(DamagedArtifactError):
-                manifest = store.find(step.name, old_key)
-            if manifest:
-                key, reasons = old_key, ("accepted: its code changed, its meaning did not",)
+        manifest, reasons = _finished(step, content, store)
+        key = manifest["key"] if manifest else digest(content)
         status: Status = "reused" if manifest else "run"
         definitions = definition_digests(step.module)
         now = PlannedStep(
@@ -104,6 +95,35 @@ def make_plan(
                 reasons = tuple(cause.text for cause in found) or ("has never been made here",)
             planned[step.name] = replace(now, status=status, reasons=reasons, causes=found)
     return list(planned.values())
+
+
+def _finished(step: Step, content: Mapping[str, Any], store: Store) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
+    """The verified artifact that stands for `step`: its own, a frozen or an accepted one; and what is to be said."""
+    damaged: tuple[str, ...] = ()
+    try:
+        own = store.find(step.name, digest(content))
+        if own is not None:
+            return own, ()
+    except DamagedArtifactError as error:
+        damaged = (f"its artifact is damaged: {error}",)
+    for key, reason in _others(step, content, store):
+        try:
+            other = store.find(step.name, key)
+            if other is not None:
+                return other, (*damaged, reason)
+        except DamagedArtifactError as error:
+            damaged = (*damaged, f"its artifact is damaged: {error}")
+    return None, damaged
+
+
+def _others(step: Step, content: Mapping[str, Any], store: Store) -> Iterator[tuple[str, str]]:
+    """(key, reason) of artifacts that may stand for the one that is not there, the best first."""
+    if step.frozen:
+        for manifest in freezing.candidates(store, step, content):
+            yield manifest["key"], freezing.told(step.name, manifest)
+    accepted = accepted_key(store, step, content)
+    if accepted is not None:
+        yield accepted, "accepted: its code changed, its meaning did not"
 
 
 def artifact_of(planned: PlannedStep, store: Store, manifest: Mapping[str, Any]) -> Artifact:

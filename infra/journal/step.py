@@ -93,6 +93,8 @@ class Step:
     resources: Resources = field(default_factory=Resources)
     max_retries: int = 1
     """How often it is tried again after an infrastructure error."""
+    frozen: bool = False
+    """Once made it stays while what it is made from grows; see `infra.journal.freezing`. In no key."""
 
     @property
     def module(self) -> str:

@@ -77,12 +77,13 @@ def resolve(
     if path.is_file():  # before the glob: a file may have [ or * in its name
         found = [path]
     elif path.is_dir():
-        found = sorted(child for child in path.rglob("*") if child.is_file() and not child.name.startswith("."))
+        found = sorted(child for child in path.rglob("*") if child.is_file() and not _hidden(child.relative_to(path)))
         found = [child for child in found if declared or _known(child)]
     else:
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207 - absolute patterns
     if not found:
-        raise UserError(f"{where}: {pattern} matches no file (looked from {Path.cwd()})")
+        what = f"holds no file with a known ending ({', '.join(SUFFIXES)})" if path.is_dir() else "matches no file"
+        raise UserError(f"{where}: {pattern} {what} (looked from {Path.cwd()}); put one there, or name another path")
     files: dict[tuple[str, str], RawFile] = {}
     for child in found:
         format_, compression = detect(child, declared, where)
@@ -107,6 +108,11 @@ def digest_file(path: Path, where: str = "", digests: DigestCache | None = None)
         return digests.sha256(path) if digests else sha256(path)
     except OSError as error:
         raise UserError(f"{where + ': ' if where else ''}{path} cannot be read: {error.strerror}") from error
+
+
+def _hidden(path: Path) -> bool:
+    """Whether it, or a folder that it lies in, begins with a dot: what rsync and others have not finished copying."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _known(path: Path) -> bool:

@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,29 @@ class Store:
         """
         folder = self.artifact_folder(step, key)
         return manifest.verify(folder) if folder.exists() else None
+
+    def manifest(self, step: str, key: str) -> dict[str, Any] | None:
+        """The manifest of one artifact, its files not checked; None where there is none that can be read."""
+        try:
+            return manifest.read(self.artifact_folder(step, key))
+        except DamagedArtifactError:
+            return None
+
+    def with_ancestors(self, manifests: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """`manifests` and those of all that they were made from, each once, as far as they are here.
+
+        A run's own steps are not enough: what a frozen or accepted step was made from is no part of the run.
+        """
+        found: dict[tuple[str, str], Mapping[str, Any]] = {}
+        waiting = list(manifests)
+        while waiting:
+            one = waiting.pop(0)
+            if (one["step"], one["key"]) in found:
+                continue
+            found[one["step"], one["key"]] = one
+            parents = (self.manifest(parent["step"], parent["key"]) for parent in one["inputs"].values())
+            waiting += [parent for parent in parents if parent is not None]
+        return list(found.values())
 
     def manifests(self, step: str) -> Iterator[dict[str, Any]]:
         """Readable manifests of all artifacts of `step`, newest first; damaged ones are passed over with a warning."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,21 +21,21 @@ Arguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[PIPELINE] [KEY=VALUE]...",
-        help="llm (the default) or smoke; then config values, such as pretrain_mlm.steps=500 or corpus=wordnet",
+        help="llm (the default), smoke or nightly; then config values, such as pretrain_mlm.steps=500 or model=gpu",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document; logs go to standard error")]
-
-
 Until = Annotated[str | None, typer.Option(metavar="STEP", help="only this step and what it needs")]
+Installed = Literal["systemd", "cron"]
+Printed = Literal["systemd", "cron", "kubernetes"]
 
 
-def split(arguments: list[str] | None) -> tuple[str, list[str]]:
+def split(arguments: list[str] | None, pipeline: str = "llm") -> tuple[str, list[str]]:
     """(pipeline, overrides): the first argument is a pipeline if it has no `=`."""
     given = list(arguments or [])
     if given and "=" not in given[0]:
         return given[0], given[1:]
-    return "llm", given
+    return pipeline, given
 
 
 @app.command()
@@ -140,6 +140,36 @@ def ui(
     from pipelines.cli.serving import ui_command
 
     ui_command(*split(arguments), port=port, as_json=as_json)
+
+
+@app.command()
+def schedule(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PIPELINE] [KEY=VALUE]...", help="nightly (the default), llm or smoke; then config values"
+        ),
+    ] = None,
+    at: Annotated[str | None, typer.Option(metavar="CRON", help="when: '0 2 * * *' is every night at two")] = None,
+    show: Annotated[Printed | None, typer.Option("--print", help="print what runs it")] = None,
+    install: Annotated[Installed | None, typer.Option(help="put it into this user's systemd or crontab")] = None,
+    remove: Annotated[Installed | None, typer.Option(help="take it out again")] = None,
+    name: Annotated[str | None, typer.Option(help="of this schedule; without it, fromzero-PIPELINE")] = None,
+    address: Annotated[str | None, typer.Option(metavar="URL", help="kubernetes: the RayCluster's dashboard")] = None,
+    image: Annotated[str | None, typer.Option(help="kubernetes: what the submitting pod runs")] = None,
+    namespace: Annotated[str | None, typer.Option(help="kubernetes: of the CronJob")] = None,
+    token_secret: Annotated[str | None, typer.Option(help="kubernetes: Secret with its auth_token")] = None,
+    timezone: Annotated[str | None, typer.Option(help="kubernetes: IANA name; without it, Etc/UTC")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Runs a pipeline every night: prints or installs a systemd timer, a crontab line or a Kubernetes CronJob."""
+    from infra.deploy.kuberay.cronjob import Target
+    from pipelines.cli.schedule import schedule_command
+
+    pipeline, overrides = split(arguments, "nightly")
+    target = Target(address=address, image=image, namespace=namespace, token_secret=token_secret, timezone=timezone)
+    actions = {"print": show, "install": install, "remove": remove}
+    schedule_command(pipeline, overrides, at=at, name=name, actions=actions, target=target, as_json=as_json)
 
 
 @app.command()

@@ -51,7 +51,9 @@ class RunConsole:
         word = {"ran": f"done in {clock(record.seconds)}", "failed": "FAILED", "blocked": "blocked"}.get(
             record.status, record.status
         )
-        reasons = f": {'; '.join(record.reasons)}" if record.status in ("failed", "blocked") and record.reasons else ""
+        separator = ", " if record.status == "reused" else ": "
+        told = record.reasons if record.status in ("reused", "failed", "blocked") else []
+        reasons = separator + "; ".join(told) if told else ""
         self.say(f"[{self._num_ended}/{self.num_steps}] {record.name} {word}{reasons}")
 
     def tick(self, running: Sequence[str], progress: Mapping[str, Mapping[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from infra.errors import UserError
 from infra.journal import runs
-from infra.journal.acceptance import accept, candidate
+from infra.journal.acceptance import accept, acceptance_key, candidate
 from infra.journal.plan import PlannedStep
 from infra.tracking.spool import Spool
 from pipelines.cli.output import emit_json, guarded, say, stdout_console
@@ -46,8 +46,9 @@ def accept_command(name: str, pipeline: str, overrides: list[str], *, reason: st
         planned, store = _step(prepared, name), prepared.store
         if planned.manifest is not None:
             raise UserError(f"{name} is reused as it is: there is nothing to accept")
-        manifest = candidate(store, name, planned.identity)
-        message = accept(store, name, planned.key, manifest, list(planned.reasons), reason)
+        manifest = candidate(store, planned.step, planned.identity)
+        key = acceptance_key(planned.step, planned.identity)
+        message = accept(store, name, key, manifest, list(planned.reasons), reason)
         Spool(store.root / "spool" / f"{runs.new_run_id()}.jsonl").append(message)
         error = deliver(store, prepared.destination, [], [])
         if error:
@@ -74,6 +75,8 @@ def _lines(planned: PlannedStep) -> list[str]:
     if planned.manifest is not None:
         made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(planned.manifest["finished_at"]))
         run = planned.manifest["made_by_run"]
+        if planned.reasons:
+            return [f"{name} {verb}, {'; '.join(planned.reasons)}; run {run} made it at {made} (key {planned.key})"]
         return [f"{name} {verb}: run {run} made it at {made}, and nothing has changed since (key {planned.key})"]
     reasons = [
         cause.text + (f"   [by way of {' and '.join(cause.through)}]" if cause.through else "")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from infra.errors import UserError
-from infra.journal.acceptance import accept, candidate
+from infra.journal.acceptance import accept, acceptance_key, candidate
 from infra.journal.key import digest, identity
 from infra.journal.plan import PlannedStep, make_plan
 from infra.storage.store import Store
@@ -29,7 +29,8 @@ def made(store: Store, name: str, content: dict[str, Any]) -> str:
     key = digest(old)
     folder = store.begin(name, key)
     facts = {"step": name, "key": key, "identity": old, "made_by_run": "run", "finished_at": 1.0}
-    store.commit(folder, name, key, {**facts, "metrics": {"total": 1}, "measured": {}, "records": [], "raw": {}})
+    empty: dict[str, Any] = {"measured": {}, "records": [], "raw": {}, "inputs": {}}
+    store.commit(folder, name, key, {**facts, "metrics": {"total": 1}, **empty})
     return key
 
 
@@ -39,8 +40,9 @@ def plan(store: Store, **values: Any) -> dict[str, PlannedStep]:
 
 
 def accepted(store: Store, planned: PlannedStep) -> dict[str, Any]:
-    manifest = candidate(store, planned.step.name, planned.identity)
-    return accept(store, planned.step.name, planned.key, manifest, list(planned.reasons), "a rename")
+    manifest = candidate(store, planned.step, planned.identity)
+    key = acceptance_key(planned.step, planned.identity)
+    return accept(store, planned.step.name, key, manifest, list(planned.reasons), "a rename")
 
 
 def test_an_accepted_result_is_reused_and_what_is_below_it_too(store: Store) -> None:

@@ -55,10 +55,11 @@ def test_no_file_is_longer_than_400_lines_and_each_opens_with_a_docstring() -> N
     assert bad == []
 
 
-@pytest.mark.parametrize("command", ["plan", "status", "run"])
+@pytest.mark.parametrize("command", ["plan", "status", "run", "schedule"])
 def test_planning_imports_nothing_heavy(command: str, tmp_path: Path) -> None:
     """`run` stops at a wrong path, so that it only plans."""
-    arguments = ["task.train=none.jsonl"] if command == "run" else []
+    more = {"run": ["task.train=none.jsonl"], "schedule": ["--at", "0 2 * * *", "--print", "kubernetes"]}
+    arguments = more.get(command, [])
     code = (
         "import sys\nfrom pipelines.cli import main\n"
         f"sys.argv = ['fromzero', {command!r}, 'llm', *{arguments!r}, 'storage.root={tmp_path}']\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import ConfigError
-from pipelines.compose import CONF, load_config
+from pipelines.compose import CONF, PIPELINES, load_config
 from pipelines.config import PipelineConfig
 from pipelines.llm import build
 from pipelines.overrides import parse
@@ -28,8 +28,11 @@ def test_every_file_of_conf_makes_a_valid_config(override: str) -> None:
     load_config("llm", [override, *also])
 
 
-@pytest.mark.parametrize("pipeline", ["llm", "smoke"])
-def test_every_pipeline_binds(pipeline: str) -> None:
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_pipeline_binds(pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a text\n")
     assert build(load_config(pipeline, [])).name == "compare"
 
 
