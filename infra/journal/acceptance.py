@@ -32,6 +32,12 @@ def accepted_key(store: Store, step: str, key: str) -> str | None:
     return None
 
 
+def accepted_keys(store: Store) -> set[str]:
+    """The keys of all artifacts that were accepted for others."""
+    pairs = [(path.parent.name, path.stem) for path in (store.root / "accepted").glob("*/*.json")]
+    return {key for step, new in pairs if (key := accepted_key(store, step, new))}
+
+
 def candidate(store: Store, step: str, identity: Mapping[str, Any]) -> dict[str, Any]:
     """The newest artifact of `step` that differs from `identity` in code alone.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +56,9 @@ def make_plan(
 ) -> list[PlannedStep]:
     """Plans `targets` and what they need.
 
+    A step without a sound artifact runs, even where all that follows it is reused and nobody reads it: the root is then
+    whole again, for lineage and for the next change. Steps are deterministic, so what follows keeps its key.
+
     Args:
         targets: last steps of the pipeline.
         store: where finished artifacts are looked for; every one that is found is verified.
@@ -64,6 +66,7 @@ def make_plan(
         origin: tells where config values come from, for the reasons.
     """
     planned: dict[str, PlannedStep] = {}
+    damaged: set[str] = set()
     for step in order(targets):
         input_keys = {name: planned[parent.name].key for name, parent in step.inputs.items()}
         content = identity(step, input_keys)
@@ -74,9 +77,12 @@ def make_plan(
             manifest = store.find(step.name, key)
         except DamagedArtifactError as error:
             manifest, reasons = None, (f"its artifact is damaged: {error}",)
+            damaged.add(step.name)
         if manifest is None and (old_key := accepted_key(store, step.name, key)):
-            with contextlib.suppress(DamagedArtifactError):
+            try:
                 manifest = store.find(step.name, old_key)
+            except DamagedArtifactError as error:
+                reasons = (f"the artifact that was accepted for it is damaged: {error}",)
             if manifest:
                 key, reasons = old_key, ("accepted: its code changed, its meaning did not",)
         status: Status = "reused" if manifest else "run"
@@ -102,7 +108,24 @@ def make_plan(
                 found = tuple(causes(now, old, planned, _finder(store), origin)) if old else ()
                 reasons = tuple(cause.text for cause in found) or ("has never been made here",)
             planned[step.name] = replace(now, status=status, reasons=reasons, causes=found)
+    _tell_missing(planned, damaged)
     return list(planned.values())
+
+
+def _tell_missing(planned: dict[str, PlannedStep], damaged: set[str]) -> None:
+    """Says of artifacts that are gone what was made from them: the key of a finished step covers those of its inputs.
+
+    Args:
+        planned: every step by name, each after its inputs; changed in place.
+        damaged: names of the steps whose artifact is there, but damaged.
+    """
+    heirs: dict[str, str] = {}
+    for name, one in reversed(list(planned.items())):
+        if one.status == "run" and name in heirs and name not in damaged:
+            told = (f"its artifact is missing; {heirs[name]} was made from it",)
+            planned[name] = replace(one, reasons=told, causes=())
+        if one.manifest is not None or name in heirs or name in damaged:
+            heirs |= {parent.name: name for parent in one.step.inputs.values()}
 
 
 def artifact_of(planned: PlannedStep, store: Store, manifest: Mapping[str, Any]) -> Artifact:
