@@ -106,9 +106,9 @@ class _Facts:
     def __init__(self, store: Store, tracked: list[tuple[TrackedStore, Holdings]], keep_runs: int) -> None:
         self.store = store
         self.tracked = tracked
-        last = {0: "", 1: " and not the last run"}.get(keep_runs, f" and none of the last {keep_runs} runs")
-        self.unneeded = f"no registered model or prompt{last} needs it"
-        self.spent = "nothing that it made is left" + ("" if keep_runs == 0 else f", and {keep_runs} runs are newer")
+        last = "the last run" if keep_runs == 1 else f"one of the last {keep_runs} runs"
+        self.unneeded = "needed by no registered model or prompt" + (f", and not by {last}" if keep_runs else "")
+        self.spent = "nothing that it made is left" + (f", and it is not {last}" if keep_runs else "")
         self.folders = sorted(path for path in (store.root / "artifacts").glob("*/*") if path.is_dir())
         self.manifests = dict(_manifests(self.folders))
         self._records = list(runs.load_all(store))
@@ -139,13 +139,12 @@ class _Facts:
         """Our own ids of this root's pipeline runs: MLflow may hold those of other roots too, and a copied root has the
         records of the one that it was copied from."""
         root = self.store.root.resolve()
-        mine = {record.id for record in self._records if Path(record.root).resolve() == root}
-        theirs: set[str] = set()
-        for _, name, group in self._steps:
-            for run in group:
-                if run.artifact is not None:
-                    (mine if self._is_below(run.artifact) else theirs).add(name.partition("/")[0])
-        return mine - theirs
+        recorded = {record.id for record in self._records if Path(record.root).resolve() == root}
+        return recorded | {
+            name.partition("/")[0]
+            for _, name, group in self._steps
+            if any(run.artifact is not None and self._is_below(run.artifact) for run in group)
+        }
 
     def _goes(self, name: str, group: Sequence[HeldRun]) -> bool:
         """Whether the step run `name`, which comes with its trials, is this root's and not needed."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from infra.errors import DamagedArtifactError
+from infra.journal import runs
 from infra.journal.acceptance import accepted_key
 from infra.journal.code import definition_digests
 from infra.journal.key import digest, identity
@@ -106,10 +107,18 @@ def make_plan(
             elif not reasons:
                 old = next(store.manifests(step.name), None)
                 found = tuple(causes(now, old, planned, _finder(store), origin)) if old else ()
-                reasons = tuple(cause.text for cause in found) or ("has never been made here",)
+                reasons = tuple(cause.text for cause in found) or (_absent(key, store),)
             planned[step.name] = replace(now, status=status, reasons=reasons, causes=found)
     _tell_missing(planned, damaged)
     return list(planned.values())
+
+
+def _absent(key: str, store: Store) -> str:
+    """Why there is no artifact of a step, where no older one tells."""
+    for record in runs.load_all(store):
+        if any(step.key == key and step.status in ("ran", "reused") for step in record.steps):
+            return f"its artifact is gone: run {record.id} had it"
+    return "has never been made here"
 
 
 def _tell_missing(planned: dict[str, PlannedStep], damaged: set[str]) -> None:

@@ -175,8 +175,8 @@ class TrackedStore:
         try:
             yield
         except Exception as error:  # telemetry boundary: MLflow raises whatever its database or its network raise
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InfrastructureError(f"MLflow at {self.uri} failed ({first}); {state}. {self.remedy}") from error
+            told = (str(error).splitlines() or [type(error).__name__])[0].partition(" with exception ")[0]
+            raise InfrastructureError(f"MLflow at {self.uri} failed: {told}; {state}. {self.remedy}") from error
 
 
 def stores_of(root: Path, destination: Destination) -> list[TrackedStore]:

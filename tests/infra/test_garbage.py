@@ -76,6 +76,18 @@ def test_what_the_last_run_needs_stays_and_the_rest_goes_from_storage_and_mlflow
     assert survey(root).items == ()
 
 
+def test_the_plan_says_of_what_was_removed_that_it_was_there(root: ToyRoot) -> None:
+    root.run(step("data"))
+    assert gc(root, keep_runs=0).num_kept == 0
+    root.run(step("other"))
+    root.run(step("last"))
+    gc(root, keep_runs=2)
+    shutil.rmtree(root.store.artifact_folder("last", next(runs.load_all(root.store)).planned["last"]))
+    told = [make_plan([step(name)], root.store, CLUSTER)[0].reasons[0] for name in ("last", "data")]
+    run = next(runs.load_all(root.store)).id
+    assert told == [f"its artifact is gone: run {run} had it", "has never been made here"]
+
+
 def test_a_database_and_its_files_hold_nothing_more_of_what_was_removed(root: ToyRoot) -> None:
     old = root.run(pipeline(1))
     root.run(step("other"))
@@ -110,14 +122,17 @@ def test_the_ancestry_of_an_artifact_that_is_damaged_or_gone_stays(root: ToyRoot
     assert f"data/{old['data']}" in root.artifacts()
 
 
-def test_every_version_counts_and_so_does_what_somebody_registered_from_a_logged_model(root: ToyRoot) -> None:
-    keys = [root.run(training("train", ToyConfig(value=value))) for value in (1, 2, 3)]
-    root.register("classifier", keys[0]["train"])
-    root.register("classifier", keys[1]["train"], alias="champion")
+def test_every_version_counts_and_so_does_what_somebody_registered_by_hand(root: ToyRoot, tmp_path: Path) -> None:
+    keys = [root.run(training("train", ToyConfig(value=value)))["train"] for value in range(5)]
+    root.register("classifier", keys[0])
+    root.register("classifier", keys[1], alias="champion")
     client = root.writer.client
-    (model,) = (m for m in client.search_logged_models(["1"]) if m.tags["fromzero.key"] == keys[2]["train"])
+    models = {model.tags["fromzero.key"]: model for model in client.search_logged_models(["1"])}
     client.create_registered_model("by-hand")
-    client.create_model_version("by-hand", f"models:/{model.model_id}")
+    client.create_model_version("by-hand", str(root.store.artifact_folder("train", keys[2]) / "model"))
+    client.create_model_version("by-hand", str(tmp_path), run_id=models[keys[3]].source_run_id)
+    client.create_model_version("by-hand", f"models:/{models[keys[4]].model_id}")
+    client._tracking_client.store._hard_delete_run(models[keys[4]].source_run_id)  # as `mlflow gc` does
     root.run(step("other"))
     assert names(gc(root), "artifact") == set()
 
@@ -242,7 +257,7 @@ def test_mlflow_that_is_away_or_another_one_than_before_removes_nothing(
     root.run(pipeline(1))
     root.run(step("other"))
     away = Destination(uri="http://127.0.0.1:9", experiment="fromzero", artifact_location=None)
-    with pytest.raises(InfrastructureError, match=r"http://127\.0\.0\.1:9 failed .*; nothing was removed"):
+    with pytest.raises(InfrastructureError, match=r"http://127\.0\.0\.1:9 failed: .*; nothing was removed"):
         stores_of(root.store.root, away)[0].read()
     shutil.copy(empty_mlflow, root.store.root / "mlflow.db")
     with pytest.raises(InfrastructureError, match=r"is not the store that .* fromzero sync fills the new one"):

@@ -64,7 +64,7 @@ def test_a_dry_run_tells_what_gc_then_does_and_removes_nothing(root: ToyRoot, gc
     ]
     artifact = next(one for one in told["removed"] if one["name"] == f"train/{old['train']}")
     assert artifact["num_bytes"] > 100_000
-    assert artifact["reason"] == "no registered model or prompt and not the last run needs it"
+    assert artifact["reason"] == "needed by no registered model or prompt, and not by the last run"
     assert told["num_bytes"] == sum(one["num_bytes"] for one in told["removed"])
     code, done = gc()
     assert (code, {**done, "dry_run": True}) == (0, told)
@@ -78,7 +78,7 @@ def test_the_text_is_a_table_and_a_total_and_one_line_where_nothing_goes(root: T
     code, lines = gc(as_json=False, dry_run=True, keep_runs=0)
     assert lines[0].split() == ["what", "name", "size", "why", "it", "goes"]
     row = next(line for line in lines if line.startswith("artifact"))
-    assert row.split()[1] == f"last/{old['last'][:12]}" and row.endswith("no registered model or prompt needs it")
+    assert row.split()[1] == f"last/{old['last'][:12]}" and row.endswith("needed by no registered model or prompt")
     assert lines[-2].startswith("4 in all, ") and lines[-2].endswith(", would be removed")
 
 
