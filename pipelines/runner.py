@@ -16,7 +16,7 @@ from infra.cluster.session import available_cpus, available_gpus, ray_session
 from infra.errors import ClusterLostError, FromzeroError, ResourceError, UserError
 from infra.journal import runs
 from infra.journal.execution import Execution, Outcome
-from infra.journal.lock import claimed
+from infra.journal.lock import claimed, working
 from infra.journal.plan import PlannedStep, impossible, make_plan, order
 from infra.journal.process import ProcessIdentity
 from infra.journal.runs import RunRecord, StepRecord
@@ -137,8 +137,17 @@ def execute(prepared: Prepared, console: Console) -> Result:
     Raises:
         InfrastructureError: Ray does not start.
         ResourceError: a step wants what the cluster can never grant.
-        LockedError: another run makes a step that this one needs; nothing was started.
+        LockedError: another run makes a step that this one needs, or `gc` is at work; nothing was started.
     """
+    store = prepared.store
+    with working(store.root):
+        reused_folders = [store.artifact_folder(one.step.name, one.key) for one in prepared.plan if one.manifest]
+        if not all(folder.exists() for folder in reused_folders):  # `gc` was at work since the plan was made
+            prepared = prepare(prepared.pipeline, prepared.config, until=prepared.until)
+        return _claim(prepared, console)
+
+
+def _claim(prepared: Prepared, console: Console) -> Result:
     blocked = [planned for planned in prepared.plan if planned.status == "blocked"]
     if blocked:
         raise ResourceError("; ".join(f"{p.step.name}: {', '.join(p.reasons)}" for p in blocked))
@@ -146,14 +155,13 @@ def execute(prepared: Prepared, console: Console) -> Result:
     if prepared.is_all_reused:
         return Result(record=reused(prepared, console))
     with claimed(prepared.store.root / "locks", prepared.unmade):
-        now = prepare(
-            prepared.pipeline, prepared.config, until=prepared.until
-        )  # another run may have ended before the claim was had
+        # another run may have ended before the claim was had
+        now = prepare(prepared.pipeline, prepared.config, until=prepared.until)
         if now.is_all_reused:
             return Result(record=reused(now, console))
         if now.unmade <= prepared.unmade:
             return _execute(now, console)
-    return execute(now, console)  # raw files changed in between
+    return _claim(now, console)  # raw files changed in between
 
 
 def _execute(prepared: Prepared, console: Console) -> Result:
@@ -166,6 +174,7 @@ def _execute(prepared: Prepared, console: Console) -> Result:
         process=ProcessIdentity.current().to_json(),
         root=str(store.root),
         tracking_uri=prepared.tracking_uri,
+        planned={planned.step.name: planned.key for planned in prepared.plan},
     )
     runs.save(store, record)
     apply(run_environment())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +62,13 @@ def s3_uri(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     filesystem, bucket = FileSystem.from_uri("s3://fromzero-test?allow_bucket_creation=true")
     filesystem.create_dir(bucket)
     return f"s3://fromzero-test/{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with MLflow's tables and nothing in them: to make one takes seconds, to copy it none."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path

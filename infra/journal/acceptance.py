@@ -12,6 +12,7 @@ import getpass
 import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from infra.errors import UserError
@@ -35,11 +36,22 @@ def acceptance_key(step: Step, identity: Mapping[str, Any]) -> str:
 
 def accepted_key(store: Store, step: Step, identity: Mapping[str, Any]) -> str | None:
     """The key of the artifact that was accepted for `identity`."""
+    key = _accepted(store.root / "accepted" / step.name / f"{acceptance_key(step, identity)}.json")
+    if key and step.frozen and not has_grown_from(store, step, store.manifest(step.name, key) or {INPUTS: {}}):
+        return None
+    return key
+
+
+def accepted_keys(store: Store) -> set[str]:
+    """The keys of all artifacts that were accepted for others."""
+    found = (_accepted(path) for path in (store.root / "accepted").glob("*/*.json"))
+    return {key for key in found if key}
+
+
+def _accepted(path: Path) -> str | None:
+    """What the acceptance at `path` names; None where there is none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        path = store.root / "accepted" / step.name / f"{acceptance_key(step, identity)}.json"
-        key = str(json.loads(path.read_bytes())["accepted"])
-        if not step.frozen or has_grown_from(store, step, store.manifest(step.name, key) or {INPUTS: {}}):
-            return key
+        return str(json.loads(path.read_bytes())["accepted"])
     return None
 
 

@@ -3,6 +3,8 @@
 A run claims all steps that it is to make before it makes the first, so of two runs that want the same one works whole
 and the other does nothing. The process that makes a step locks it once more, because it may outlive its run.
 
+All that works under a root holds one more lock together, which `fromzero gc` takes alone.
+
 A lock is `flock` on a file of ROOT, so a holder that dies lets go by itself. It protects one machine, or several on
 one file system that carries flock (NFS 4 does).
 """
@@ -20,6 +22,9 @@ from infra.errors import LockedError
 from infra.journal.process import ProcessIdentity
 from infra.storage.files import storage_error
 
+GC = "gc.lock"
+"""The lock of a whole root, in its folder of locks."""
+
 
 @contextlib.contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
@@ -32,22 +37,30 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     Raises:
         LockedError: somebody holds it; names them.
     """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise storage_error(error, path) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LockedError(
-                f"{what} is being made by {_holder(descriptor)}; wait for it, or stop it, then run again"
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(ProcessIdentity.current().to_json()).encode(), 0)
+    with _held(path, fcntl.LOCK_EX, f"{what} is being made by"):
         yield
-    finally:
-        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def working(root: Path) -> Iterator[None]:
+    """Held by all that makes, delivers or names artifacts under `root`, at the same time.
+
+    Raises:
+        LockedError: `fromzero gc` is at work there.
+    """
+    with _held(root / "locks" / GC, fcntl.LOCK_SH, f"unused artifacts under {root} are being removed by"):
+        yield
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Held by `fromzero gc`: nothing else works under `root`.
+
+    Raises:
+        LockedError: something does; names who began last.
+    """
+    with _held(root / "locks" / GC, fcntl.LOCK_EX, f"{root} is in use by"):
+        yield
 
 
 @contextlib.contextmanager
@@ -61,6 +74,25 @@ def claimed(folder: Path, steps: Iterable[tuple[str, str]]) -> Iterator[None]:
         for step, key in sorted(steps):  # one order for all, so that of two runs one gets the first
             held.enter_context(exclusive(folder / f"{step}-{key}.claim", f"{step} {key[:12]}"))
         yield
+
+
+@contextlib.contextmanager
+def _held(path: Path, operation: int, refusal: str) -> Iterator[None]:
+    """Holds `path` shared or alone; the file says who took it last."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    try:
+        try:
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedError(f"{refusal} {_holder(descriptor)}; wait for it, or stop it, then run again") from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(ProcessIdentity.current().to_json()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _holder(descriptor: int) -> str:

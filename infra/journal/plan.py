@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from infra.errors import DamagedArtifactError
-from infra.journal import freezing
+from infra.journal import freezing, runs
 from infra.journal.acceptance import accepted_key
 from infra.journal.code import definition_digests
 from infra.journal.key import digest, identity
@@ -58,6 +58,9 @@ def make_plan(
 ) -> list[PlannedStep]:
     """Plans `targets` and what they need.
 
+    A step without a sound artifact runs, even where all that follows it is reused and nobody reads it: the root is then
+    whole again, for lineage and for the next change. Steps are deterministic, so what follows keeps its key.
+
     Args:
         targets: last steps of the pipeline.
         store: where finished artifacts are looked for; every one that is found is verified.
@@ -65,12 +68,14 @@ def make_plan(
         origin: tells where config values come from, for the reasons.
     """
     planned: dict[str, PlannedStep] = {}
+    damaged: set[str] = set()
     for step in order(targets):
         input_keys = {name: planned[parent.name].key for name, parent in step.inputs.items()}
         content = identity(step, input_keys)
         found: tuple[Cause, ...] = ()
-        manifest, reasons = _finished(step, content, store)
-        key = manifest["key"] if manifest else digest(content)
+        key, manifest, reasons = _finished(step, content, store)
+        if manifest is None and reasons:
+            damaged.add(step.name)
         status: Status = "reused" if manifest else "run"
         definitions = definition_digests(step.module)
         now = PlannedStep(
@@ -92,28 +97,28 @@ def make_plan(
             elif not reasons:
                 old = next(store.manifests(step.name), None)
                 found = tuple(causes(now, old, planned, _finder(store), origin)) if old else ()
-                reasons = tuple(cause.text for cause in found) or ("has never been made here",)
+                reasons = tuple(cause.text for cause in found) or (_absent(key, store),)
             planned[step.name] = replace(now, status=status, reasons=reasons, causes=found)
+    _tell_missing(planned, damaged)
     return list(planned.values())
 
 
-def _finished(step: Step, content: Mapping[str, Any], store: Store) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
-    """The verified artifact that stands for `step`: its own, a frozen or an accepted one; and what is to be said."""
-    damaged: tuple[str, ...] = ()
-    try:
-        own = store.find(step.name, digest(content))
-        if own is not None:
-            return own, ()
-    except DamagedArtifactError as error:
-        damaged = (f"its artifact is damaged: {error}",)
-    for key, reason in _others(step, content, store):
+def _finished(
+    step: Step, content: Mapping[str, Any], store: Store
+) -> tuple[str, Mapping[str, Any] | None, tuple[str, ...]]:
+    """Key and verified manifest of the artifact that stands for `step`: its own, a frozen or an accepted one; and what
+    is to be said. Without one, the key that it will have."""
+    own = digest(content)
+    reasons: tuple[str, ...] = ()
+    for key, reason in itertools.chain([(own, "")], _others(step, content, store)):
         try:
-            other = store.find(step.name, key)
-            if other is not None:
-                return other, (*damaged, reason)
+            manifest = store.find(step.name, key)
         except DamagedArtifactError as error:
-            damaged = (*damaged, f"its artifact is damaged: {error}")
-    return None, damaged
+            reasons = (*reasons, f"its artifact is damaged: {error}")
+            continue
+        if manifest is not None:
+            return key, manifest, (*reasons, reason) if reason else ()
+    return own, None, reasons
 
 
 def _others(step: Step, content: Mapping[str, Any], store: Store) -> Iterator[tuple[str, str]]:
@@ -124,6 +129,35 @@ def _others(step: Step, content: Mapping[str, Any], store: Store) -> Iterator[tu
     accepted = accepted_key(store, step, content)
     if accepted is not None:
         yield accepted, "accepted: its code changed, its meaning did not"
+
+
+def _absent(key: str, store: Store) -> str:
+    """Why there is no artifact of a step, where no older one tells."""
+    for record in runs.load_all(store):
+        if any(step.key == key and step.status in ("ran", "reused") for step in record.steps):
+            return f"its artifact is gone: run {record.id} had it"
+    return "has never been made here"
+
+
+def _tell_missing(planned: dict[str, PlannedStep], damaged: set[str]) -> None:
+    """Says of artifacts that are gone what was made from them: the key of a finished step covers those of its inputs.
+
+    Args:
+        planned: every step by name, each after its inputs; changed in place.
+        damaged: names of the steps whose artifact is there, but damaged.
+    """
+    heirs: dict[str, str] = {}
+    for name, one in reversed(list(planned.items())):
+        if one.status == "run" and name in heirs and name not in damaged:
+            told = (f"its artifact is missing; {heirs[name]} was made from it",)
+            planned[name] = replace(one, reasons=told, causes=())
+        if one.manifest is not None or name in heirs or name in damaged:
+            made_from = (one.manifest or {}).get("identity", one.identity)["inputs"]  # others, where it is frozen
+            heirs |= {
+                parent.name: name
+                for role, parent in one.step.inputs.items()
+                if made_from.get(role) == planned[parent.name].key
+            }
 
 
 def artifact_of(planned: PlannedStep, store: Store, manifest: Mapping[str, Any]) -> Artifact:

@@ -55,6 +55,8 @@ class RunRecord(BaseModel):
     tracking_uri: str
     run_id: str | None = None
     """The MLflow run, once MLflow has it."""
+    planned: dict[str, str] = {}
+    """Key by step name, known from the start: what a run that is killed was about."""
     steps: list[StepRecord] = []
     errors: list[str] = []
 
@@ -66,7 +68,7 @@ def new_run_id() -> str:
 
 def save(store: Store, record: RunRecord) -> None:
     """Writes the record, atomically."""
-    write_json(_path(store, record.id), record.model_dump(mode="json"))
+    write_json(path_of(store, record.id), record.model_dump(mode="json"))
 
 
 def load_all(store: Store) -> Iterator[RunRecord]:
@@ -103,5 +105,6 @@ def leftover_spools(store: Store) -> list[Spool]:
     return [spool for spool in spools(store.root / "spool") if spool.path.stem not in running]
 
 
-def _path(store: Store, run_id: str) -> Path:
+def path_of(store: Store, run_id: str) -> Path:
+    """Where the record of a run lies."""
     return store.root / "runs" / f"{run_id}.json"

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +96,25 @@ def verify(folder: Path) -> dict[str, Any]:
         DamagedArtifactError: names the first file that differs.
     """
     manifest = read(folder)
+    for _, damage in check(folder, manifest):
+        if damage:
+            raise DamagedArtifactError(damage)
+    return manifest
+
+
+def check(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[int, str | None]]:
+    """Compares every file of `folder` with its manifest: its recorded size in bytes, and what is wrong with it."""
     for name, recorded in manifest["files"].items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != recorded["num_bytes"]:
-            raise DamagedArtifactError(f"{path} is missing or has another size than its manifest says")
-        if sha256(path) != recorded["sha256"]:
-            raise DamagedArtifactError(f"{path} differs from its manifest (SHA-256)")
-    return manifest
+        damage = None
+        try:
+            if not path.is_file() or path.stat().st_size != recorded["num_bytes"]:
+                damage = f"{path} is missing or has another size than its manifest says"
+            elif sha256(path) != recorded["sha256"]:
+                damage = f"{path} differs from its manifest (SHA-256)"
+        except OSError as error:
+            damage = f"{path} cannot be read: {error.strerror}"
+        yield recorded["num_bytes"], damage
 
 
 def _signature(manifest: Mapping[str, Any]) -> str | None:

@@ -2,7 +2,7 @@
 
 ROOT/artifacts/<step>/<key>/   finished, with manifest.json
 ROOT/work/<step>/<key>/        checkpoints and finished units of a step that is not finished
-ROOT/temporary/                outputs of attempts; rubbish after a kill, removed by the next attempt
+ROOT/temporary/                outputs of attempts; rubbish after a kill, removed by the next attempt or `gc`
 ROOT/locks/ runs/ spool/       one file each
 """
 
@@ -21,6 +21,8 @@ from infra.errors import DamagedArtifactError, UserError
 from infra.storage import manifest
 from infra.storage.files import fsync, storage_error
 
+DAMAGED, REMOVED = "damaged-", "removed-"
+"""How the names begin, under temporary/, of what cannot be trusted and of what is being deleted."""
 logger = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _KEY = re.compile(r"[0-9a-f]{32}")
@@ -138,9 +140,29 @@ class Store:
         folder = self.artifact_folder(step, key)
         if not folder.exists():
             return None
-        aside = self.root / "temporary" / f"damaged-{step}-{key}-{uuid.uuid4().hex[:8]}"
+        aside = self.root / "temporary" / f"{DAMAGED}{step}-{key}-{uuid.uuid4().hex[:8]}"
         folder.rename(aside)
         return aside
+
+    def remove(self, path: Path) -> None:
+        """Deletes a folder or file under the root; one that is half deleted never lies where a whole one is looked for.
+
+        Raises:
+            StorageError: it cannot be deleted.
+        """
+        temporary = self.root / "temporary"
+        try:
+            if path.parent != temporary:
+                aside = temporary / f"{REMOVED}{path.parent.name}-{path.name}-{uuid.uuid4().hex[:8]}"
+                path.rename(aside)
+                fsync(path.parent)
+                path = aside
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except OSError as error:
+            raise storage_error(error, path) from error
 
 
 def _checked(name: str, pattern: re.Pattern[str]) -> str:

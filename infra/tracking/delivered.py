@@ -10,11 +10,12 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from infra.errors import StorageError
 from infra.storage.files import write_json
 from infra.tracking.tracker import Destination
 
@@ -44,6 +45,25 @@ class Delivered:
                 found.run_ids, found.aliases = dict(content["run_ids"]), dict(content["aliases"])
         return found
 
+    @classmethod
+    def everywhere(cls, root: Path) -> list[Delivered]:
+        """What was delivered from `root`, store by store; whether each is still the same store is not asked.
+
+        Raises:
+            StorageError: a file cannot be read.
+        """
+        found = []
+        for path in sorted((root / "tracking").glob("*.json")):
+            try:
+                content = json.loads(path.read_bytes())
+                names = ("uri", "identity", "run_ids", "aliases")
+                found.append(cls(path=path, **{name: content[name] for name in names}))
+            except (OSError, ValueError, KeyError) as error:
+                raise StorageError(
+                    f"{path} is damaged ({error}); remove it, then fromzero sync writes it anew"
+                ) from error
+        return found
+
     def has(self, manifests: Iterable[Manifest]) -> bool:
         """Whether all these steps are there, with their aliases."""
         return all(
@@ -65,6 +85,15 @@ class Delivered:
                 self.run_ids[manifest["key"]] = run_id
                 for alias in _aliases(manifest):
                     self.aliases[alias] = str(manifest["key"])
+        self._save()
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Forgets all steps but those with one of `keys`."""
+        self.run_ids = {key: run for key, run in self.run_ids.items() if key in keys}
+        self.aliases = {alias: key for alias, key in self.aliases.items() if key in keys}
+        self._save()
+
+    def _save(self) -> None:
         self.path.parent.mkdir(exist_ok=True)
         content = {"uri": self.uri, "identity": self.identity, "run_ids": self.run_ids, "aliases": self.aliases}
         write_json(self.path, content)

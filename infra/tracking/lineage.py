@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -65,7 +65,7 @@ class Lineage:
 
     def around(self, node_id: str) -> Lineage:
         """Only `node_id`, what it was made of, and what was made of it."""
-        keep = _reach(node_id, self.edges) | _reach(node_id, [(b, a) for a, b in self.edges])
+        keep = reach([node_id], self.edges) | reach([node_id], [(b, a) for a, b in self.edges])
         return Lineage(
             nodes=tuple(node for node in self.nodes if node.id in keep),
             edges=tuple(edge for edge in self.edges if edge[0] in keep and edge[1] in keep),
@@ -87,12 +87,13 @@ class Lineage:
         return replace(self, nodes=tuple(nodes))
 
 
-def _reach(start: str, edges: Sequence[tuple[str, str]]) -> set[str]:
-    """`start` and all that `edges` lead to from it."""
+def reach(starts: Iterable[str], edges: Iterable[tuple[str, str]]) -> set[str]:
+    """`starts` and all that `edges` lead to from them."""
     after: dict[str, list[str]] = {}
     for source, target in edges:
         after.setdefault(source, []).append(target)
-    found, waiting = {start}, [start]
+    found = set(starts)
+    waiting = list(found)
     while waiting:
         new = [node for node in after.get(waiting.pop(), ()) if node not in found]
         found.update(new)

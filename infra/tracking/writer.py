@@ -12,7 +12,8 @@ Messages (`kind`, and `id` = our own id of the run it belongs to):
     lineage    lineage, about                                     `lineage.json` and `lineage.html` of the run
     model      record, path, key, lineage                         a LoggedModel; registered if the record says so
     prompt     record, key                                        a version of a registered prompt
-    repair     key, messages                                      these, if no finished run has this key; else aliases
+    repair     key, messages                                      these, if no finished run has this key; else what
+                                                                  its models lack: themselves, their aliases
     kill       end_time                                           ends it and what is below it, where still running
     end        status, end_time
 """
@@ -171,7 +172,7 @@ class Writer:
         page = f"{server}/#/experiments/{self.experiment_id}/runs/"
         return lineage.with_facts({step: {"mlflow_url": page + run} for step, run in runs.items() if run})
 
-    def _model(self, message: Mapping[str, Any]) -> None:
+    def _model(self, message: Mapping[str, Any], *, register: bool = True) -> None:
         record = ModelRecord.model_validate(message["record"])
         run_id, own_id = self._run_id(message), f"{message['key']}/{record.path}"
         tags = {ID_TAG: own_id, KEY_TAG: message["key"], URI_TAG: message["path"], "task": record.task}
@@ -189,7 +190,7 @@ class Writer:
             self._model_metrics(run_id, model_id, record, message["time"])
             self.client.finalize_logged_model(model_id, "READY")
         self.models[own_id] = model_id
-        if record.registered_name:
+        if record.registered_name and register:
             self._register(record, model_id, run_id, tags)
 
     def _find_model(self, own_id: str) -> tuple[str | None, bool]:
@@ -261,8 +262,8 @@ class Writer:
             return
         self.run_ids[message["id"]] = run_id
         for inner in message["messages"]:
-            if inner["kind"] == "model" and inner["record"]["alias"]:
-                self._model(inner)
+            if inner["kind"] == "model":  # a version that somebody deleted does not come back without an alias
+                self._model(inner, register=bool(inner["record"]["alias"]))
 
     def _unknown_points(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """The message without the points that its run has from a delivery that was cut off, at other times of day."""

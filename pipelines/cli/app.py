@@ -103,11 +103,32 @@ def lineage(
 
 
 @app.command()
-def doctor(arguments: Arguments = None, as_json: AsJson = False) -> None:
+def doctor(
+    arguments: Arguments = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="compare every file of every artifact and checkpoint with its manifest")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Checks what a run needs of this machine."""
     from pipelines.cli.doctor import doctor_command
 
-    doctor_command(*split(arguments), as_json=as_json)
+    doctor_command(*split(arguments), verify=verify, as_json=as_json)
+
+
+@app.command()
+def gc(
+    arguments: Arguments = None,
+    keep_runs: Annotated[
+        int, typer.Option(min=0, metavar="N", help="the last N runs stay, whatever became of them")
+    ] = 10,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be removed")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Removes, from storage and MLflow alike, what no registered model or prompt and none of the last runs needs."""
+    from pipelines.cli.gc import gc_command
+
+    gc_command(*split(arguments), keep_runs=keep_runs, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()

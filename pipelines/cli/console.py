@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console as RichConsole
+from rich.filesize import decimal
 from rich.live import Live
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from infra.journal.plan import PlannedStep
@@ -93,6 +96,32 @@ class RunConsole:
             f"{name:<16} {bar} {share:4.0%}  {_number(done)}/{_number(total)} {unit}  "
             f"{_number(rate)} {unit}/s  {left}{note}"
         )
+
+
+@contextlib.contextmanager
+def byte_progress(verb: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Shows how much of a long work on files is done; yields what takes the bytes of each part that is."""
+    console = RichConsole(stderr=True, highlight=False)
+    if console.is_terminal:
+        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(verb, total=total_bytes)
+            yield lambda num_bytes: bar.advance(task, num_bytes)
+        return
+    began = told = time.monotonic()
+    done = 0
+
+    def advance(num_bytes: int) -> None:
+        nonlocal done, told
+        done += num_bytes
+        now = time.monotonic()
+        if now - told >= LINE_EVERY_SECONDS and done:
+            told, rate = now, done / (now - began)
+            left = clock((total_bytes - done) / rate)
+            line = f"{verb} {decimal(done)} of {decimal(total_bytes)}, {decimal(int(rate))}/s, {left} left"
+            console.print(line, markup=False, soft_wrap=True)
+
+    yield advance
 
 
 def clock(seconds: float) -> str:

@@ -7,11 +7,12 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +22,7 @@ from infra.journal import runs
 from infra.storage import manifest
 from infra.storage.store import Store
 from infra.tracking.locations import destination
+from pipelines.cli.console import byte_progress
 from pipelines.cli.output import emit_json, guarded, stdout_console
 from pipelines.compose import load_config
 from pipelines.config import PipelineConfig
@@ -41,12 +43,12 @@ class Check:
     detail: str
 
 
-def doctor_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoReturn:
-    """Prints every finding; exit 3 if one is an error."""
+def doctor_command(pipeline: str, overrides: list[str], *, verify: bool, as_json: bool) -> NoReturn:
+    """Prints every finding; exit 3 if one is an error. With `verify` every file under a manifest is read."""
 
     def work() -> int:
         config = load_config(pipeline, overrides)
-        checks = list(_checks(config))
+        checks = list(_checks(config, verify))
         failed = any(check.status == "error" for check in checks)
         if as_json:
             errors = [f"{check.name}: {check.detail}" for check in checks if check.status == "error"]
@@ -64,7 +66,7 @@ def doctor_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoR
     guarded(work, as_json=as_json, frame={"checks": []})
 
 
-def _checks(config: PipelineConfig) -> Iterator[Check]:
+def _checks(config: PipelineConfig, verify: bool) -> Iterator[Check]:
     yield Check(
         name="python", status="ok" if sys.version_info >= (3, 11) else "error", detail=platform.python_version()
     )
@@ -102,7 +104,7 @@ def _checks(config: PipelineConfig) -> Iterator[Check]:
             status="ok" if shared >= need else "warning",
             detail=f"/dev/shm has {shared:.1f} GiB free; Ray's object store takes {need:.1f}",
         )
-    yield _artifacts(store)
+    yield from _files(store, verify)
     dead = runs.close_dead(store)
     yield Check(
         name="runs",
@@ -127,16 +129,75 @@ def _libraries() -> Iterator[Check]:
         )
 
 
-def _artifacts(store: Store) -> Check:
-    good, bad = 0, []
-    for folder in sorted((store.root / "artifacts").glob("*/*")):
-        try:
-            manifest.verify(folder)
-            good += 1
-        except FromzeroError as error:
-            bad.append(str(error))
-    detail = "; ".join(bad) + "; the next run makes them again" if bad else f"{good} verified"
-    return Check(name="artifacts", status="warning" if bad else "ok", detail=detail)
+@dataclass(kw_only=True, slots=True)
+class _Folders:
+    """Folders with manifests, of one kind."""
+
+    name: str
+    remedy: str
+    manifests: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    damage: list[tuple[Path, str]] = field(default_factory=list)
+
+    def read(self, folders: Iterable[Path]) -> None:
+        """Reads the manifests alone."""
+        for folder in sorted(folders):
+            try:
+                self.manifests[folder] = manifest.read(folder)
+            except FromzeroError as error:
+                self.damage.append((folder, str(error)))
+
+    @property
+    def num_bytes(self) -> int:
+        """As the manifests say."""
+        return sum(file["num_bytes"] for content in self.manifests.values() for file in content["files"].values())
+
+    def verify(self, advance: Callable[[int], None]) -> None:
+        """Reads every file."""
+        for folder, content in self.manifests.items():
+            for num_bytes, problem in manifest.check(folder, content):
+                advance(num_bytes)
+                if problem:
+                    self.damage.append((folder, problem))
+
+    def checks(self, root: Path, verified: bool) -> Iterator[Check]:
+        """A summary, and what is wrong one by one."""
+        bad = len({folder for folder, _ in self.damage})
+        state = "every file agrees with its manifest" if verified else "the files are compared by --verify"
+        state = f"{bad} damaged or missing" if bad else state
+        detail = f"{len(self.manifests)}, {decimal(self.num_bytes)}; {state}"
+        yield Check(name=self.name, status="error" if bad else "ok", detail=detail)
+        for folder, problem in self.damage:
+            _, step, key, *_ = folder.relative_to(root).parts
+            yield Check(name=f"{step}/{key[:12]}", status="error", detail=f"{problem}; {self.remedy}")
+
+
+def _files(store: Store, verify: bool) -> Iterator[Check]:
+    """Artifacts and checkpoints."""
+    artifacts = _Folders(name="artifacts", remedy="the next run that needs it makes it again")
+    artifacts.read((store.root / "artifacts").glob("*/*"))
+    artifacts.damage += _missing(store, artifacts.manifests)
+    checkpoints = _Folders(name="checkpoints", remedy="its step goes on from the one before it")
+    within = (path.parent for path in (store.root / "work").glob("*/*/**/" + manifest.NAME))
+    checkpoints.read(folder for folder in within if not folder.name.startswith("damaged"))  # those are set aside
+    if verify:
+        with byte_progress("verified", artifacts.num_bytes + checkpoints.num_bytes) as advance:
+            artifacts.verify(advance)
+            checkpoints.verify(advance)
+    yield from artifacts.checks(store.root, verify)
+    if checkpoints.manifests or checkpoints.damage:  # there are none when all steps have come to their end
+        yield from checkpoints.checks(store.root, verify)
+
+
+def _missing(store: Store, manifests: Mapping[Path, Mapping[str, Any]]) -> Iterator[tuple[Path, str]]:
+    """Artifacts that are not there though others were made from them."""
+    heirs = {
+        store.artifact_folder(entry["step"], entry["key"]): folder
+        for folder, content in manifests.items()
+        for entry in content["inputs"].values()
+    }
+    for folder, heir in sorted(heirs.items()):
+        if not folder.exists():
+            yield folder, f"{folder} is missing, and {heir.parent.name}/{heir.name[:12]} was made from it"
 
 
 def _tracking(config: PipelineConfig, store: Store) -> Check:

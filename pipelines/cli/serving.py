@@ -14,7 +14,7 @@ from rich.table import Table
 from infra.cluster.environment import apply, run_environment
 from infra.errors import InfrastructureError, UserError
 from infra.journal import runs
-from infra.journal.lock import exclusive
+from infra.journal.lock import exclusive, working
 from infra.storage.store import Store
 from infra.tracking.locations import destination
 from pipelines.cli.output import emit_json, guarded, say, stdout_console
@@ -144,10 +144,11 @@ def sync_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoRet
     def work() -> int:
         config = load_config(pipeline, overrides)
         store = Store.open(config.storage.root)
-        runs.close_dead(store)
-        names = [spool.path.stem for spool in runs.leftover_spools(store)]
-        current, past = latest_and_past(store)
-        error = deliver(store, destination(config.tracking, store.root), past, current)
+        with working(store.root):
+            runs.close_dead(store)
+            names = [spool.path.stem for spool in runs.leftover_spools(store)]
+            current, past = latest_and_past(store)
+            error = deliver(store, destination(config.tracking, store.root), past, current)
         if error:
             raise InfrastructureError(error)
         if as_json:

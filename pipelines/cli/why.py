@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from infra.errors import UserError
 from infra.journal import runs
 from infra.journal.acceptance import accept, acceptance_key, candidate
+from infra.journal.lock import working
 from infra.journal.plan import PlannedStep
 from infra.tracking.spool import Spool
 from pipelines.cli.output import emit_json, guarded, say, stdout_console
@@ -46,11 +47,12 @@ def accept_command(name: str, pipeline: str, overrides: list[str], *, reason: st
         planned, store = _step(prepared, name), prepared.store
         if planned.manifest is not None:
             raise UserError(f"{name} is reused as it is: there is nothing to accept")
-        manifest = candidate(store, planned.step, planned.identity)
-        key = acceptance_key(planned.step, planned.identity)
-        message = accept(store, name, key, manifest, list(planned.reasons), reason)
-        Spool(store.root / "spool" / f"{runs.new_run_id()}.jsonl").append(message)
-        error = deliver(store, prepared.destination, [], [])
+        with working(store.root):
+            manifest = candidate(store, planned.step, planned.identity)
+            key = acceptance_key(planned.step, planned.identity)
+            message = accept(store, name, key, manifest, list(planned.reasons), reason)
+            Spool(store.root / "spool" / f"{runs.new_run_id()}.jsonl").append(message)
+            error = deliver(store, prepared.destination, [], [])
         if error:
             say(f"MLflow did not take the record ({error}); `fromzero sync` delivers it later")
         if as_json:

@@ -115,13 +115,6 @@ def test_a_wish_that_the_cluster_can_never_grant_is_refused_in_the_plan(store: S
     assert plan[0].reasons[0].startswith("wants 64 CPUs, the cluster has 2")
 
 
-def test_a_damaged_artifact_is_named_and_made_again(store: Store, ray_cluster: Mapping[str, Any]) -> None:
-    plan, _ = run(store, step("toy"))
-    (store.artifact_folder("toy", plan[0].key) / "total.txt").write_text("9")
-    again, outcome = run(store, step("toy"))
-    assert "its artifact is damaged" in again[0].reasons[0] and statuses(outcome) == {"toy": "ran"}
-
-
 def test_the_plan_says_which_steps_overlap_and_which_wait_for_room(store: Store) -> None:
     first = step("first", cpus=2)
     wide, other, light = step("wide", cpus=2, first=first), step("other", cpus=2, first=first), step("light", cpus=0)

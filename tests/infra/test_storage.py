@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
 
-from infra.errors import DamagedArtifactError, DiskFullError, UserError
+from infra.errors import DamagedArtifactError, DiskFullError, StorageError, UserError
 from infra.storage import manifest
 from infra.storage.files import storage_error, write_atomic
 from infra.storage.raw import resolve
@@ -64,6 +65,20 @@ def test_a_damaged_artifact_is_replaced_by_a_new_one(store: Store) -> None:
     (make(store) / "sub" / "a.txt").write_text("jello")
     make(store, "again")
     assert store.find("toy", KEY) is not None
+
+
+def test_what_is_being_deleted_lies_nowhere_where_a_whole_one_is_looked_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, seen = make(store), []
+    monkeypatch.setattr(shutil, "rmtree", lambda path: seen.append((path.parent.name, folder.exists())))
+    store.remove(folder)
+    assert seen == [("temporary", False)] and store.find("toy", KEY) is None
+
+
+def test_what_cannot_be_deleted_is_named(store: Store) -> None:
+    with pytest.raises(StorageError, match=r"artifacts/toy/gone: No such file"):
+        store.remove(store.root / "artifacts" / "toy" / "gone")
 
 
 def test_with_a_signing_key_an_unsigned_or_changed_manifest_is_refused(
