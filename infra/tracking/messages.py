@@ -62,12 +62,11 @@ def step_started(
     key: str,
     config: Mapping[str, Any],
     inputs: Mapping[str, Any],
-    raw: Mapping[str, Any],
     root: Path,
     started_at: float,
     tags: Mapping[str, str],
 ) -> list[Message]:
-    """A step's run, below the pipeline's, with its config and its inputs by digest."""
+    """A step's run, below the pipeline's, with its config and the artifacts that it takes; see `raw_inputs`."""
     own_id = f"{run}/{step}"
     datasets = [
         {
@@ -77,16 +76,6 @@ def step_started(
             "source": str(root / "artifacts" / entry["step"] / entry["key"]),
         }
         for name, entry in inputs.items()
-    ]
-    datasets += [
-        {
-            "name": f"{source}:{Path(file['path']).name}"[:100],
-            "digest": file["sha256"][:32],
-            "context": "raw",
-            "source": file["path"],
-        }
-        for source, files in raw.items()
-        for file in files
     ]
     messages: list[Message] = [
         {
@@ -105,10 +94,37 @@ def step_started(
     return messages
 
 
+def dataset_name(source: str, path: str) -> str:
+    """What MLflow calls a raw file."""
+    return f"{source}:{Path(path).name}"[:100]
+
+
+def raw_inputs(own_id: str, raw: Mapping[str, Iterable[Mapping[str, Any]]]) -> Iterator[Message]:
+    """The raw files of a step, told at its end: only then their rows are known, and MLflow 3.17 lets no input change.
+
+    Args:
+        own_id: our own id of the step's run.
+        raw: by source: path, sha256, and num_rows if they were counted.
+    """
+    datasets = [
+        {
+            "name": dataset_name(source, file["path"]),
+            "digest": file["sha256"][:32],
+            "context": "raw",
+            "source": file["path"],
+            "num_rows": file.get("num_rows"),
+        }
+        for source, files in raw.items()
+        for file in files
+    ]
+    if datasets:
+        yield {"kind": "datasets", "id": own_id, "datasets": datasets}
+
+
 def step_finished(
     run: str, manifest: Mapping[str, Any], folder: Path, known: Collection[tuple[str, int]] = ()
 ) -> list[Message]:
-    """What a finished step has to show: its metrics, files, models, prompts, cost; then its end.
+    """What a finished step has to show: its raw files, metrics, files, models, prompts, cost; then its end.
 
     Args:
         run: our own id of the pipeline's run.
@@ -127,6 +143,7 @@ def step_finished(
     words = {n: v for n, v in manifest["metrics"].items() if isinstance(v, str)}
     points = [[name, value, step, now] for name, value in numbers.items() if (name, step) not in known]
     messages: list[Message] = [
+        *raw_inputs(own_id, manifest["raw"]),
         {"kind": "metrics", "id": own_id, "points": points},
         {"kind": "tags", "id": own_id, "tags": {URI_TAG: folder.as_uri(), **words}},
         {"kind": "file", "id": own_id, "path": str(folder / "manifest.json"), "folder": ""},
@@ -172,7 +189,6 @@ def repair(manifest: Mapping[str, Any], folder: Path, root: Path, *, alias: bool
         manifest["key"],
         manifest["config"],
         manifest["inputs"],
-        manifest["raw"],
         root,
         manifest["started_at"],
         manifest["tags"],

@@ -6,7 +6,8 @@ Messages (`kind`, and `id` = our own id of the run it belongs to):
     run        parent_id, name, start_time, tags, parameters      a run, if there is none with this id
     metrics    points: [[key, value, step, milliseconds], ...]
     tags       tags
-    datasets   datasets: [{name, digest, source}, ...]            inputs of the run
+    datasets   datasets: [{name, digest, context, source,         inputs of the run; num_rows may be missing
+                           num_rows}, ...]
     file       path, folder                                       a small artifact
     text       text, name                                         the same from a string
     lineage    lineage, about                                     `lineage.json` and `lineage.html` of the run
@@ -136,13 +137,15 @@ class Writer:
     def _datasets(self, message: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        inputs = [
-            DatasetInput(
-                Dataset(name=d["name"], digest=d["digest"], source_type="local", source=f'{{"uri": "{d["source"]}"}}'),
-                tags=[InputTag("mlflow.data.context", d["context"])],
-            )
-            for d in message["datasets"]
-        ]
+        inputs = []
+        for told in message["datasets"]:
+            tags, profile = [InputTag("mlflow.data.context", told["context"])], None
+            if told.get("num_rows") is not None:  # the profile is what MLflow shows, and that of the first run stays
+                tags.append(InputTag("num_rows", str(told["num_rows"])))
+                profile = json.dumps({"num_rows": told["num_rows"]})
+            source = json.dumps({"uri": told["source"]})
+            dataset = Dataset(told["name"], told["digest"], source_type="local", source=source, profile=profile)
+            inputs.append(DatasetInput(dataset, tags=tags))
         self.client.log_inputs(self._run_id(message), datasets=inputs)
 
     def _file(self, message: Mapping[str, Any]) -> None:

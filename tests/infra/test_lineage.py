@@ -60,6 +60,30 @@ def test_around_a_model_is_all_above_and_below_and_nothing_beside(lineage: Linea
     assert names == {"a b.jsonl", "corpus", "train", "net", "judge", "p"}
 
 
+def test_a_raw_file_has_its_rows_once_a_source_also_beside_manifests_without_them() -> None:
+    def reading(step: str, key: str, source: str, num_rows: int | None) -> dict[str, Any]:
+        rows = {} if num_rows is None else {"num_rows": num_rows}
+        file = {"path": "/data/a.csv", "sha256": "f" * 64, "num_bytes": 9, **rows}
+        return {**manifest(step, {}, []), "key": key * 32, "raw": {source: [file]}}
+
+    old = [reading("corpus", "1", "wiki", None), reading("task", "2", "train", None)]
+    new = [reading("corpus", "3", "wiki", 54), reading("corpus", "4", "news", 53)]
+    for manifests in ([*old, *new], [*new, *old]):
+        (raw,) = (node for node in Lineage.of(manifests, Path("/root")).nodes if node.kind == "raw")
+        assert raw.facts["sources"] == {"corpus.wiki": 54, "corpus.news": 53, "task.train": None}
+        assert raw.facts["num_rows"] in (53, 54)
+    (raw,) = (node for node in Lineage.of(old, Path("/root")).nodes if node.kind == "raw")
+    assert raw.facts["num_rows"] is None and "sha256" in raw.facts
+
+
+def test_the_page_shows_the_rows_of_a_raw_file() -> None:
+    steps = manifest("corpus", {}, [], raw=True)
+    steps["raw"]["source"][0]["num_rows"] = 117791
+    shown = next(n for n in content_of(render(Lineage.of([steps], Path("/root"))))["nodes"] if n["kind"] == "raw")
+    assert shown["line"] == "117,791 rows · 1.2 kB" and shown["what"]["num_rows"] == 117791
+    assert shown["what"]["read by"] == "corpus.source"
+
+
 def test_json_comes_back_as_the_same_graph(lineage: Lineage) -> None:
     assert Lineage.from_dict(json.loads(json.dumps(lineage.to_dict()))) == lineage
 
