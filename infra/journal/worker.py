@@ -113,7 +113,7 @@ def _make(job: Job, store: Store, temporary: Path) -> dict[str, Any]:
 def _raw_entries(files: Sequence[RawFile], num_rows: Sequence[int] | None) -> list[dict[str, Any]]:
     counts = num_rows if num_rows is not None else [None] * len(files)
     return [
-        {"path": f.path, "sha256": f.digest, "num_bytes": f.num_bytes, "format": f.format, "num_rows": count}
+        {"path": f.path, "sha256": f.digest, "num_bytes": f.num_bytes, "num_rows": count}
         for f, count in zip(files, counts, strict=True)
     ]
 

@@ -99,7 +99,7 @@ def _shown(node: Node) -> dict[str, Any]:
     """What the page tells of a node: a line in its box, and the tables beside the graph."""
     facts = node.facts
     if node.kind == "raw":
-        what = {name: facts.get(name) for name in ("path", "format", "num_rows", "num_bytes", "sha256")}
+        what = {name: facts.get(name) for name in ("path", "num_rows", "num_bytes", "sha256")}
         rows = f"{facts['num_rows']:,} rows" if facts.get("num_rows") is not None else str(facts.get("sha256"))[:8]
         what["read by"] = ", ".join(facts.get("sources", ()))
         return {"line": f"{rows} · {_size(facts.get('num_bytes'))}", "what": what}
