@@ -167,12 +167,13 @@ class Writer:
         self.client.log_text(run_id, render(lineage, about=message["about"]), "lineage.html")
 
     def linked(self, lineage: Lineage) -> Lineage:
-        """The lineage with the MLflow page of every step that has a run."""
+        """The lineage with the MLflow page of every step that has a run, on the models and prompts that it made too."""
         server = self.uri if self.uri.startswith("http") else UI_URL
-        steps = [node for node in lineage.nodes if node.kind == "step"]
-        runs = {node.id: self.find_step(str(node.facts["key"])) for node in steps}
+        runs = {node.id: self.find_step(str(node.facts["key"])) for node in lineage.nodes if node.kind == "step"}
+        kinds = {node.id: node.kind for node in lineage.nodes}
+        runs |= {to: runs.get(step) for step, to in lineage.edges if kinds[to] in ("model", "prompt")}
         page = f"{server}/#/experiments/{self.experiment_id}/runs/"
-        return lineage.with_facts({step: {"mlflow_url": page + run} for step, run in runs.items() if run})
+        return lineage.with_facts({node: {"mlflow_url": page + run} for node, run in runs.items() if run})
 
     def _model(self, message: Mapping[str, Any]) -> None:
         record = ModelRecord.model_validate(message["record"])

@@ -14,6 +14,7 @@ from rich.tree import Tree
 from infra.cluster.environment import apply, run_environment
 from infra.errors import UserError
 from infra.storage.files import write_atomic
+from infra.tracking.delivered import Delivered
 from infra.tracking.lineage import Lineage, Node
 from infra.tracking.locations import destination
 from infra.tracking.page import render
@@ -30,7 +31,7 @@ def lineage_command(target: str, pipeline: str, overrides: list[str], *, as_json
     def work() -> int:
         targets = Targets.of(load_config(pipeline, overrides))
         store, found = targets.store, targets.find(target)
-        graph = Lineage.of(targets.newest[::-1], store.root)
+        graph = _with_aliases(Lineage.of(targets.newest[::-1], store.root), targets)
         node = next((node for node in graph.nodes if node.id == found.node), None)
         if node is None:
             raise UserError(f"{target} lies under another root: add storage.root={found.store.root}")
@@ -52,6 +53,20 @@ def lineage_command(target: str, pipeline: str, overrides: list[str], *, as_json
         return 0
 
     guarded(work, as_json=as_json, frame={"target": target, "nodes": [], "edges": []})
+
+
+def _with_aliases(graph: Lineage, targets: Targets) -> Lineage:
+    """Only the model on which an alias stood last, as far as this root knows, has it."""
+    where = destination(targets.config.tracking, targets.store.root)
+    stands = Delivered.load(targets.store.root, where).aliases
+    gone = {
+        node.id: {"alias": None}
+        for node in graph.nodes
+        if node.kind == "model"
+        and (key := stands.get(f"{node.facts['registered_name']}@{node.facts['alias']}"))
+        and not node.id.startswith(f"model/{key}/")
+    }
+    return graph.with_facts(gone)
 
 
 def _linked(part: Lineage, targets: Targets) -> Lineage:
@@ -94,4 +109,4 @@ def _described(node: Node) -> str:
         return f"raw file, {rows}{facts['num_bytes']:,} bytes, sha256 {str(facts['sha256'])[:12]}, {facts['path']}"
     if node.kind == "model":
         return f"model{' @' + facts['alias'] if facts['alias'] else ''}, {facts['task']}, {facts['path']}"
-    return f"{node.kind} {str(facts.get('key', ''))[:12]}"
+    return f"{node.kind} {str(facts.get('key', ''))[:12]}".rstrip()

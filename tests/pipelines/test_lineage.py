@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from infra.storage import manifest
 from infra.storage.files import sha256
 from infra.storage.store import Store
+from infra.tracking.delivered import Delivered
 from infra.tracking.tracker import Destination
 from infra.tracking.writer import KEY_TAG, URI_TAG
 from pipelines.cli import main
@@ -172,7 +174,8 @@ def test_a_model_of_another_root_is_given_by_its_folder(
 def test_versions_and_aliases_are_asked_of_mlflow(root: Path, keys: Keys, fromzero: Fromzero) -> None:
     """The alias need not stand on the newest."""
     uri = f"sqlite:///{root}/root/mlflow.db"
-    client = Destination(uri=uri, experiment="fromzero", artifact_location=None).open().client
+    where = Destination(uri=uri, experiment="fromzero", artifact_location=None)
+    client = where.open().client
     client.create_registered_model("toy-classifier")
     for key in (keys["r1"]["classify"], keys["r2"]["classify"], "e" * 32):
         client.create_model_version("toy-classifier", str(root), tags={KEY_TAG: key, URI_TAG: "/elsewhere/model"})
@@ -181,6 +184,14 @@ def test_versions_and_aliases_are_asked_of_mlflow(root: Path, keys: Keys, fromze
     assert [found[side]["made_by"][0]["key"] for side in ("a", "b")] == [keys[run]["classify"] for run in ("r1", "r2")]
     node = fromzero("lineage", "toy-classifier@champion", "--json").json["target"]
     assert node == f"model/{keys['r1']['classify']}/model"
+    last = manifest.read(root / "root" / "artifacts" / "classify" / keys["r1"]["classify"])
+    Delivered.load(root / "root", where).add([last], {"r1/classify": "a run of MLflow"})
+    nodes = fromzero("lineage", "corpus", "--json").json["nodes"] + fromzero("lineage", "a.txt", "--json").json["nodes"]
+    aliases = {node["id"]: node["alias"] for node in nodes if node["name"] == "toy-classifier"}
+    assert aliases == {
+        f"model/{keys['r1']['classify']}/model": "champion",
+        f"model/{keys['r2']['classify']}/model": None,
+    }
     for target, told in (
         ("toy-classifier/7", "its versions are 3, 2, 1, its aliases champion"),
         ("toy-classifier/3", f"key {'e' * 32}, which is not under {root}/root; it was made at /elsewhere"),

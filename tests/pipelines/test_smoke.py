@@ -174,6 +174,8 @@ def test_curves_artifacts_and_lineage_are_in_mlflow(client: Any, mlflow_runs: di
     ]
     linked = {node["name"]: node["facts"].get("mlflow_url", "") for node in nodes if node["kind"] == "step"}
     assert all(url.endswith(f"/runs/{mlflow_runs[name].info.run_id}") for name, url in linked.items())
+    outlets = {node["facts"].get("mlflow_url") for node in nodes if node["kind"] in ("model", "prompt")}
+    assert outlets == {linked[name] for name in ("pretrain_mlm", "pretrain_clm", "tune_decoder", "finetune", "prompt")}
     assert "comparison.png" in {item.path for item in client.list_artifacts(mlflow_runs["compare"].info.run_id)}
 
 
