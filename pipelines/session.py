@@ -78,10 +78,6 @@ class Session:
             name: {"step": parent.name, "key": planned.identity["inputs"][name]}
             for name, parent in planned.step.inputs.items()
         }
-        raw = {
-            source: [{"path": file.path, "sha256": file.digest} for file in files]
-            for source, files in planned.step.raw.items()
-        }
         config = planned.step.config.model_dump(mode="json")
         self.tracker.put(
             *messages.step_started(
@@ -90,7 +86,6 @@ class Session:
                 planned.key,
                 config,
                 inputs,
-                raw,
                 self.prepared.store.root,
                 time.time(),
                 self.tags,
@@ -106,7 +101,12 @@ class Session:
             self.tracker.put(messages.repair(manifest, folder, self.prepared.store.root))
         elif record.status == "failed":
             own_id = f"{self.record.id}/{planned.step.name}"
+            raw = {
+                source: [{"path": file.path, "sha256": file.digest} for file in files]
+                for source, files in planned.step.raw.items()
+            }
             self.tracker.put(
+                *messages.raw_inputs(own_id, raw),
                 {"kind": "tags", "id": own_id, "tags": {"fromzero.error": "\n".join(record.reasons)}},
                 messages.run_ended(own_id, "FAILED", time.time()),
             )

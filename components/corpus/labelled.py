@@ -40,18 +40,20 @@ class _Example:
 
 def make_splits(
     config: TaskConfig, raw: Mapping[str, Sequence[RawFile]], output: Path, progress: Progress
-) -> dict[str, float | int | str | None]:
+) -> tuple[dict[str, float | int | str | None], dict[str, list[int]]]:
     """Writes the files of a task into `output`.
 
     Returns:
-        Counts: num_documents_in, num_documents_kept, num_labels, num_train, num_validation, num_test,
-        majority_fraction (share of the test rows with the most frequent training label), dropped_<reason>.
+        Counts (num_documents_in, num_documents_kept, num_labels, num_train, num_validation, num_test,
+        majority_fraction: share of the test rows with the most frequent training label, dropped_<reason>); and the rows
+        of each file of `raw`, rejects included, by source.
 
     Raises:
         DataError: a file cannot be used, a split is empty, or the labels cannot be a task's.
     """
     rejects = RejectLog()
-    num_in, examples = _read(config, raw, rejects, progress)
+    num_rows, examples = _read(config, raw, rejects, progress)
+    num_in = sum(map(sum, num_rows.values()))
     splits = _assign(config, raw, examples)
     splits = _deduplicate(splits, rejects)
     labels, splits = _check_labels(config, splits, rejects)
@@ -71,7 +73,7 @@ def make_splits(
     (output / "labels.json").write_text(json.dumps(labels, ensure_ascii=False, indent=1) + "\n")
     majority = Counter(example.row.label for example in splits["train"]).most_common()
     top = min((label for label, count in majority if count == majority[0][1]), default="")
-    return {
+    metrics: dict[str, float | int | str | None] = {
         "num_documents_in": num_in,
         "num_documents_kept": num_kept,
         "num_labels": len(labels),
@@ -79,6 +81,7 @@ def make_splits(
         "majority_fraction": sum(e.row.label == top for e in splits["test"]) / len(splits["test"]),
         **rejects.metrics(),
     }
+    return metrics, num_rows
 
 
 def evaluation_digests(task: Path) -> set[bytes]:
@@ -90,17 +93,19 @@ def evaluation_digests(task: Path) -> set[bytes]:
 
 def _read(
     config: TaskConfig, raw: Mapping[str, Sequence[RawFile]], rejects: RejectLog, progress: Progress
-) -> tuple[int, dict[str, list[_Example]]]:
+) -> tuple[dict[str, list[int]], dict[str, list[_Example]]]:
+    """The rows of each file, and those of them that can be used, by source."""
+    num_rows: dict[str, list[int]] = {name: [] for name in raw}
     examples: dict[str, list[_Example]] = {name: [] for name in raw}
     errors: list[FromzeroError] = []
-    num_in = 0
     total = sum(map(len, raw.values()))
     done = 0
     for source, files in raw.items():
         for file in files:
+            num_rows[source].append(0)
             try:
                 for row, digest in _rows(config, file):
-                    num_in += 1
+                    num_rows[source][-1] += 1
                     if row.reason is None:
                         examples[source].append(_Example(digest, row, source, file.path))
                     else:
@@ -110,7 +115,7 @@ def _read(
             done += 1
             progress(done, total, "files")
     raise_file_errors(errors)
-    return num_in, examples
+    return num_rows, examples
 
 
 def _rows(config: TaskConfig, file: RawFile) -> Iterator[tuple[Row, bytes]]:

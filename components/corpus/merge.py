@@ -44,6 +44,7 @@ class CorpusMerger:
     ) -> None:
         self.rejects = RejectLog()
         self.num_in: Counter[int] = Counter()
+        """Rows by position of their file; the two below by that of their source."""
         self.num_kept: Counter[int] = Counter()
         self.num_bytes_kept: Counter[int] = Counter()
         self._output, self._config, self._files = output, config, files
@@ -63,7 +64,7 @@ class CorpusMerger:
         chosen: dict[str, list[int]] = {"train": [], "validation": []}
         for row, digest in enumerate(digests):
             source = self._files[files[row]].source
-            self.num_in[source] += 1
+            self.num_in[files[row]] += 1
             reason = reasons[row]
             if reason is None and digest in self._evaluation:
                 reason = Reason.IN_EVALUATION_SET

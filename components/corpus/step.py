@@ -38,9 +38,10 @@ def make_task(config: TaskConfig, inputs: Mapping[str, Artifact], context: StepC
     from components.corpus.labelled import make_splits
 
     started = time.monotonic()
-    metrics = make_splits(config, context.raw, context.output, context.tracker.progress)
+    metrics, num_rows = make_splits(config, context.raw, context.output, context.tracker.progress)
     return StepOutput(
         metrics=metrics,
+        num_rows=num_rows,
         measured={"seconds": time.monotonic() - started},
         records=(FileRecord(path="labels.json"), FileRecord(path="rejects.parquet")),
     )
@@ -101,9 +102,15 @@ def make_corpus(config: CorpusConfig, inputs: Mapping[str, Artifact], context: S
     logger.info("corpus: %d of %d documents kept", metrics["num_documents_kept"], metrics["num_documents_in"])
     return StepOutput(
         metrics=metrics,
+        num_rows={name: _num_rows(position, files, merger) for position, name in enumerate(names)},
         measured={"seconds": seconds, "documents_per_second": metrics["num_documents_in"] / seconds},
         records=(FileRecord(path="sources.json"), FileRecord(path="dropped.parquet")),
     )
+
+
+def _num_rows(source: int, files: list[SourceFile], merger: CorpusMerger) -> list[int]:
+    """Rows of each file of the source at position `source`."""
+    return [merger.num_in[index] for index, file in enumerate(files) if file.source == source]
 
 
 def _write_sources(path: Path, config: CorpusConfig, files: list[SourceFile], merger: CorpusMerger) -> None:
@@ -112,7 +119,7 @@ def _write_sources(path: Path, config: CorpusConfig, files: list[SourceFile], me
             "name": name,
             "license": source.license,
             "weight": source.weight,
-            "num_rows_in": merger.num_in[position],
+            "num_rows_in": sum(_num_rows(position, files, merger)),
             "num_rows_kept": merger.num_kept[position],
             "num_bytes_kept": merger.num_bytes_kept[position],
             "files": [

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
+from infra.journal.changes import (
+    DECLARED,
+    CodeChange,
+    FileChange,
+    code_changes,
+    config_changes,
+    file_changes,
+    files_of,
+    value_changes,
+)
 from infra.journal.step import Step
-from infra.storage.raw import RawFile
 
 Manifest = Mapping[str, Any]
 Origin = Callable[[str], str]
@@ -64,8 +72,8 @@ def causes(now: Current, old: Manifest, planned: Mapping[str, Current], find: Fi
     """
     name, before, after = now.step.name, old["identity"], now.identity
     found = [Cause(step=name, text=text) for text in _own(now, old, origin)]
-    code = _code_changes(before["code"], after["code"], old.get("definitions", {}), now.definitions)
-    found += [Cause(step=name, text=text, is_code=True) for text in code]
+    code = code_changes(before["code"], after["code"], old.get("definitions", {}), now.definitions)
+    found += [Cause(step=name, text=_code_reason(change), is_code=True) for change in code]
     for role in sorted({**before["inputs"], **after["inputs"]}):
         was, is_ = before["inputs"].get(role), after["inputs"].get(role)
         if was == is_:
@@ -89,63 +97,28 @@ def _own(now: Current, old: Manifest, origin: Origin) -> Iterator[str]:
     for path, was, is_ in config_changes(before["config"], after["config"], name):
         source = origin(path)
         yield f"{path} changed {was} -> {is_}" + (f" ({source})" if source else "")
-    yield from _file_changes(old.get("raw", {}), now.step.raw)
-    for library in sorted({**before["libraries"], **after["libraries"]}):
-        was, is_ = before["libraries"].get(library), after["libraries"].get(library)
-        if was != is_:
-            yield f"{library} changed {was} -> {is_}"
-    for what in ("version", "format_version", "step"):
+    files = {
+        source: {file.digest: {"path": file.path, "sha256": file.digest, "format": file.format} for file in files}
+        for source, files in now.step.raw.items()
+    }
+    yield from map(_file_reason, file_changes(files_of(old), files))
+    for library, was, is_ in value_changes(before["libraries"], after["libraries"]):
+        yield f"{library} changed {was} -> {is_}"
+    for what in DECLARED:
         if before[what] != after[what]:
             yield f"{name}: its {what} changed {before[what]} -> {after[what]}"
 
 
-def _code_changes(
-    before: Mapping[str, str],
-    after: Mapping[str, str],
-    old: Mapping[str, Mapping[str, str]],
-    new: Mapping[str, Mapping[str, str]],
-) -> Iterator[str]:
-    """The files whose code changed, with the functions in them."""
-    for module in sorted({**before, **after}):
-        if before.get(module) == after.get(module):
-            continue
-        path = module.replace(".", "/") + ".py"
-        if module not in before or module not in after:
-            yield f"code {'used now' if module in after else 'used no more'}: {path}"
-            continue
-        was, is_ = old.get(module, {}), new.get(module, {})
-        names = [name for name in {**was, **is_} if was.get(name) != is_.get(name)]
-        yield f"code changed: {path}" + (f": {', '.join(names)}" if was and names else "")
+def _file_reason(change: FileChange) -> str:
+    what = {"added": "is new", "removed": "is gone", "changed": "changed"}[change.change]
+    if change.old and change.new:
+        was, is_ = change.old["sha256"][:8], change.new["sha256"][:8]
+        if was == is_:
+            was, is_ = change.old["format"], change.new["format"]
+        what = f"{what} {was} -> {is_}"
+    return f"file {change.name} of {change.source} {what}"
 
 
-def _file_changes(old: Mapping[str, list[Mapping[str, Any]]], new: Mapping[str, tuple[RawFile, ...]]) -> Iterator[str]:
-    """The raw files that changed, came or went, by source; one that only moved is none."""
-    for source in sorted({**old, **new}):
-        was = {file["sha256"]: file["path"] for file in old.get(source, [])}
-        is_ = {file.digest: file.path for file in new.get(source, ())}
-        gone = {path: digest for digest, path in was.items() if digest not in is_}
-        come = {path: digest for digest, path in is_.items() if digest not in was}
-        for path in sorted({**gone, **come}):
-            what = "changed" if path in gone and path in come else "is new" if path in come else "is gone"
-            digests = f" {gone[path][:8]} -> {come[path][:8]}" if what == "changed" else ""
-            yield f"file {Path(path).name} of {source} {what}{digests}"
-
-
-def config_changes(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted path, old, new) of every leaf that differs between two encoded configs."""
-    for tag in ("fields", "mapping"):
-        if isinstance(old, dict) and isinstance(new, dict) and tag in old and tag in new:
-            if old.get("class") != new.get("class"):
-                yield path, old["class"], new["class"]
-            for name in sorted({**old[tag], **new[tag]}):
-                yield from config_changes(old[tag].get(name), new[tag].get(name), f"{path}.{name}")
-            return
-    if old != new:
-        yield path, _plain(old), _plain(new)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        inner = value.get("fields", value.get("mapping", value))
-        return {name: _plain(item) for name, item in inner.items()} if isinstance(inner, dict) else inner
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+def _code_reason(change: CodeChange) -> str:
+    what = {"added": "code used now", "removed": "code used no more", "changed": "code changed"}[change.change]
+    return f"{what}: {change.path}" + (f": {', '.join(change.functions)}" if change.functions else "")

@@ -7,7 +7,7 @@ what is to be known about them. It is named by a string, so that planning import
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,8 @@ class StepOutput:
     """What the machine did: seconds, rates, memory, restarts."""
     records: tuple[Record, ...] = ()
     """What MLflow is to show beside metrics: files, models, prompts, trials."""
+    num_rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Rows read of each raw file, rejects included: by source name, in the order of `context.raw`."""
 
 
 StepFunction = Callable[[Any, Mapping[str, Artifact], StepContext], StepOutput]

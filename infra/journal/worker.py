@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from infra.journal.key import encode
 from infra.journal.lock import exclusive, working
 from infra.journal.step import Artifact, Step, StepContext
 from infra.storage import manifest
+from infra.storage.raw import RawFile
 from infra.storage.store import Store
 from infra.tracking.client import StepTracker
 from infra.tracking.records import RECORDS
@@ -113,8 +114,7 @@ def _make(job: Job, store: Store, temporary: Path) -> dict[str, Any]:
         "config": job.step.config.model_dump(mode="json"),
         "inputs": {name: {"step": a.step, "key": a.key} for name, a in sorted(job.inputs.items())},
         "raw": {
-            source: [{"path": f.path, "sha256": f.digest, "num_bytes": f.num_bytes} for f in files]
-            for source, files in sorted(job.step.raw.items())
+            source: _raw_entries(files, output.num_rows.get(source)) for source, files in sorted(job.step.raw.items())
         },
         "metrics": dict(output.metrics),
         "measured": {"seconds": round(time.perf_counter() - started, 3), **output.measured},
@@ -124,6 +124,14 @@ def _make(job: Job, store: Store, temporary: Path) -> dict[str, Any]:
         **job.environment,
     }
     return store.commit(temporary, job.step.name, job.key, content)
+
+
+def _raw_entries(files: Sequence[RawFile], num_rows: Sequence[int] | None) -> list[dict[str, Any]]:
+    counts = num_rows if num_rows is not None else [None] * len(files)
+    return [
+        {"path": f.path, "sha256": f.digest, "num_bytes": f.num_bytes, "num_rows": count}
+        for f, count in zip(files, counts, strict=True)
+    ]
 
 
 def _failure(step: str, error: Exception, root: Path) -> Failure:

@@ -1,4 +1,4 @@
-"""Where the files of a registered model lie, asked of MLflow by name and alias."""
+"""The version of a registered model, asked of MLflow by name and alias or number, and where its files lie."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 from infra.errors import InfrastructureError, UserError
@@ -31,23 +32,46 @@ def find_champion(destination: Destination, name: str, alias: str = "champion") 
         UserError: no such model or alias.
         InfrastructureError: MLflow does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
-    if destination.uri.startswith("sqlite:") and not Path(destination.uri.removeprefix("sqlite:///")).exists():
-        raise UserError(f"no model is registered under {destination.uri}; make one first: fromzero run")
-    client = destination.open().client
-    try:
-        version = client.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            known = ", ".join(model.name for model in client.search_registered_models())
-            others = f"choose another with --model: {known}" if known else "none is registered"
-            raise UserError(f"no registered model {name}@{alias} in {destination.uri}; {others}") from error
-        raise InfrastructureError(f"{destination.uri} does not answer: {error}") from error
+    version = find_version(destination, name, alias=alias)
     folder = _local(version.tags.get(URI_TAG, ""))
     if not (folder / "config.json").is_file():
         folder = _download(version.source, destination.uri)
     return Champion(name=name, version=str(version.version), key=version.tags.get(KEY_TAG, ""), folder=folder)
+
+
+def find_version(destination: Destination, name: str, *, alias: str | None = None, number: str | None = None) -> Any:
+    """The version of registered model `name` that has `alias`, or that with `number`, as MLflow tells it.
+
+    Raises:
+        UserError: no such model, alias or version; says which there are.
+        InfrastructureError: MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if destination.uri.startswith("sqlite:") and not Path(destination.uri.removeprefix("sqlite:///")).exists():
+        raise UserError(f"no model is registered under {destination.uri}; make one first: fromzero run")
+    try:
+        client = destination.open().client
+        try:
+            return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            wanted = f"{name}@{alias}" if alias else f"{name}/{number}"
+            raise UserError(
+                f"no registered model {wanted} in {destination.uri}; {_registered(client, name)}"
+            ) from error
+    except MlflowException as error:
+        raise InfrastructureError(f"{destination.uri} does not answer: {error}") from error
+
+
+def _registered(client: Any, name: str) -> str:
+    """What there is in place of a wrong name, alias or version."""
+    models = {model.name: model for model in client.search_registered_models()}
+    if name not in models:
+        return f"registered there: {', '.join(models)}" if models else "none is registered"
+    versions = ", ".join(str(version.version) for version in client.search_model_versions(f"name = '{name}'"))
+    return f"its versions are {versions or 'none'}, its aliases {', '.join(models[name].aliases) or 'none'}"
 
 
 def _download(source: str, tracking_uri: str) -> Path:

@@ -45,15 +45,16 @@ class Lineage:
             step_id = f"{manifest['step']}/{manifest['key']}"
             folder = root / "artifacts" / manifest["step"] / manifest["key"]
             nodes[step_id] = Node(id=step_id, kind="step", name=manifest["step"], facts=_step_facts(manifest, folder))
-            nodes |= {node.id: node for node in _raw_nodes(manifest)}
             made = {node.id: node for node in _made(manifest, folder)}
             nodes |= made
             outlets[step_id] = list(made)
+        nodes |= _raw_nodes(manifests)
         edges: dict[tuple[str, str], None] = {}
         for manifest in manifests:
             step_id = f"{manifest['step']}/{manifest['key']}"
-            for raw in _raw_nodes(manifest):
-                edges[raw.id, step_id] = None
+            for files in manifest["raw"].values():
+                for file in files:
+                    edges[f"raw/{file['sha256']}", step_id] = None
             for entry in manifest["inputs"].values():
                 source = f"{entry['step']}/{entry['key']}"
                 for outlet in outlets.get(source) or [source]:
@@ -113,12 +114,17 @@ def _step_facts(manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def _raw_nodes(manifest: Mapping[str, Any]) -> Iterator[Node]:
-    for source, files in manifest["raw"].items():
-        for file in files:
-            yield Node(
-                id=f"raw/{file['sha256']}", kind="raw", name=Path(file["path"]).name, facts={"source": source, **file}
-            )
+def _raw_nodes(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Node]:
+    """One node a content, by id. `sources` has the rows of each reading by step and source: None in old manifests."""
+    found: dict[str, dict[str, Any]] = {}
+    for manifest in manifests:
+        for source, files in manifest["raw"].items():
+            for file in files:
+                facts = found.setdefault(f"raw/{file['sha256']}", {**file, "num_rows": None, "sources": {}})
+                facts["sources"].setdefault(f"{manifest['step']}.{source}", None)
+                if file.get("num_rows") is not None:
+                    facts["num_rows"] = facts["sources"][f"{manifest['step']}.{source}"] = file["num_rows"]
+    return {id_: Node(id=id_, kind="raw", name=Path(facts["path"]).name, facts=facts) for id_, facts in found.items()}
 
 
 def _made(manifest: Mapping[str, Any], folder: Path) -> Iterator[Node]:

@@ -62,12 +62,11 @@ def step_started(
     key: str,
     config: Mapping[str, Any],
     inputs: Mapping[str, Any],
-    raw: Mapping[str, Any],
     root: Path,
     started_at: float,
     tags: Mapping[str, str],
 ) -> list[Message]:
-    """A step's run, below the pipeline's, with its config and its inputs by digest."""
+    """A step's run, below the pipeline's, with its config and the artifacts that it takes; see `raw_inputs`."""
     own_id = f"{run}/{step}"
     datasets = [
         {
@@ -77,16 +76,6 @@ def step_started(
             "source": str(root / "artifacts" / entry["step"] / entry["key"]),
         }
         for name, entry in inputs.items()
-    ]
-    datasets += [
-        {
-            "name": f"{source}:{Path(file['path']).name}"[:100],
-            "digest": file["sha256"][:32],
-            "context": "raw",
-            "source": file["path"],
-        }
-        for source, files in raw.items()
-        for file in files
     ]
     messages: list[Message] = [
         {
@@ -103,6 +92,33 @@ def step_started(
     if datasets:
         messages.append({"kind": "datasets", "id": own_id, "datasets": datasets})
     return messages
+
+
+def dataset_name(source: str, path: str) -> str:
+    """What MLflow calls a raw file."""
+    return f"{source}:{Path(path).name}"[:100]
+
+
+def raw_inputs(own_id: str, raw: Mapping[str, Iterable[Mapping[str, Any]]]) -> Iterator[Message]:
+    """The raw files of a step, told at its end: only then their rows are known, and MLflow 3.17 lets no input change.
+
+    Args:
+        own_id: our own id of the step's run.
+        raw: by source: path, sha256, and num_rows if they were counted.
+    """
+    datasets = [
+        {
+            "name": dataset_name(source, file["path"]),
+            "digest": file["sha256"][:32],
+            "context": "raw",
+            "source": file["path"],
+            "num_rows": file.get("num_rows"),
+        }
+        for source, files in raw.items()
+        for file in files
+    ]
+    if datasets:
+        yield {"kind": "datasets", "id": own_id, "datasets": datasets}
 
 
 def trial(parent_id: str, record: Mapping[str, Any], time_ms: int) -> list[Message]:
@@ -137,7 +153,7 @@ def trial(parent_id: str, record: Mapping[str, Any], time_ms: int) -> list[Messa
 
 
 def step_finished(run: str, manifest: Mapping[str, Any], folder: Path) -> list[Message]:
-    """What a finished step has to show: its curves, metrics, trials, files, models, prompts, cost; then its end.
+    """What a finished step has to show: its raw files, curves, trials, files, models, prompts, cost; then its end.
 
     Curves and trials are in it whole, because a run that goes on from a checkpoint of another has seen their ends only;
     the tracker drops the points that it has sent already.
@@ -160,6 +176,7 @@ def step_finished(run: str, manifest: Mapping[str, Any], folder: Path) -> list[M
     known = {(name, at) for name, _, at, _ in curves}
     points = [[name, value, step, now] for name, value in numbers.items() if (name, step) not in known]
     messages: list[Message] = [
+        *raw_inputs(own_id, manifest["raw"]),
         {"kind": "metrics", "id": own_id, "points": [*curves, *points]},
         {"kind": "tags", "id": own_id, "tags": {URI_TAG: folder.as_uri(), **words}},
         {"kind": "file", "id": own_id, "path": str(folder / "manifest.json"), "folder": ""},
@@ -205,7 +222,6 @@ def repair(manifest: Mapping[str, Any], folder: Path, root: Path, *, alias: bool
         manifest["key"],
         manifest["config"],
         manifest["inputs"],
-        manifest["raw"],
         root,
         manifest["started_at"],
         manifest["tags"],

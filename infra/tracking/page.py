@@ -14,8 +14,8 @@ from typing import Any
 from infra.tracking.layout import lay_out
 from infra.tracking.lineage import Lineage, Node
 
-BOX_WIDTH, BOX_HEIGHT, OUTLET_INDENT, GAP = 184, 50, 16, 8
-COLUMN, ROW = 236, 72
+BOX_WIDTH, BOX_HEIGHT, OUTLET_INDENT, GAP = 188, 50, 12, 8
+COLUMN, ROW = 226, 72
 """Pixels. What a step made hangs below it, indented."""
 HEADLINES = (
     ("test_accuracy", "{:.1%} on test"),
@@ -39,13 +39,14 @@ def render(lineage: Lineage, *, about: str = "", target: str | None = None) -> s
     content = {
         "about": about,
         "target": target,
+        "width": BOX_WIDTH,
         "height": BOX_HEIGHT,
         "size": size,
         "counts": {"raw files": counts["raw"], "steps": counts["step"], "models": counts["model"]}
         | {"prompts": counts["prompt"]},
         "nodes": [
             {"id": node.id, "kind": node.kind, "name": node.name, **_shown(node), **places[node.id]}
-            for node in lineage.nodes
+            for node in sorted(lineage.nodes, key=lambda node: (places[node.id]["x"], places[node.id]["y"]))
         ],
         "edges": edges,
     }
@@ -97,35 +98,40 @@ def _place(lineage: Lineage) -> tuple[dict[str, dict[str, float]], list[dict[str
 
 def _shown(node: Node) -> dict[str, Any]:
     """What the page tells of a node: a line in its box, and the tables beside the graph."""
-    facts = node.facts
+    facts, link = node.facts, node.facts.get("mlflow_url")
     if node.kind == "raw":
-        what = {name: facts.get(name) for name in ("path", "source", "num_rows", "num_bytes", "sha256")}
-        return {"line": f"{_size(facts.get('num_bytes'))} · {str(facts.get('sha256'))[:8]}", "what": what}
+        what = {name: facts.get(name) for name in ("path", "num_rows", "num_bytes", "sha256")}
+        rows = f"{facts['num_rows']:,} rows" if facts.get("num_rows") is not None else str(facts.get("sha256"))[:8]
+        what["read by"] = ", ".join(facts.get("sources", ()))
+        return {"line": f"{rows} · {_size(facts.get('num_bytes'))}", "what": what}
     if node.kind == "model":
         what = {name: facts.get(name) for name in ("registered_name", "alias", "task", "path")}
         alias = f"@{facts['alias']} · " if facts.get("alias") else ""
-        return {"line": alias + str(facts.get("task")), "what": what, "metrics": facts.get("metrics")}
+        return {"line": alias + str(facts.get("task")), "what": what, "metrics": facts.get("metrics"), "link": link}
     if node.kind == "prompt":
-        return {"line": "registered prompt", "what": {"name": node.name}, "text": facts.get("template")}
+        return {"line": "registered prompt", "what": {"name": node.name}, "text": facts.get("template"), "link": link}
     metrics: Mapping[str, Any] = facts.get("metrics") or {}
     measured: Mapping[str, Any] = facts.get("measured") or {}
-    cost = {"train_flops": metrics.get("train_flops"), **measured}
+    flops = {name: value for name, value in metrics.items() if name.endswith("_flops")}
     headline = next((form.format(metrics[name]) for name, form in HEADLINES if name in metrics), "")
     seconds = measured.get("seconds")
     return {
         "line": " · ".join(filter(None, (headline, _duration(seconds)))) or str(facts.get("key"))[:12],
         "what": {name: facts.get(name) for name in ("key", "made_by_run", "git_commit", "artifact_uri")},
-        "cost": cost,
-        "metrics": {name: value for name, value in metrics.items() if name != "train_flops"},
+        "cost": {**flops, **measured},
+        "metrics": {name: value for name, value in metrics.items() if name not in flops},
         "config": facts.get("config"),
-        "link": facts.get("mlflow_url"),
+        "link": link,
     }
 
 
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
-    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60}m{whole % 60:02}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02}m"
 
 
 def _size(num_bytes: int | None) -> str:

@@ -6,7 +6,8 @@ Messages (`kind`, and `id` = our own id of the run it belongs to):
     run        parent_id, name, start_time, tags, parameters      a run, if there is none with this id
     metrics    points: [[key, value, step, milliseconds], ...]
     tags       tags
-    datasets   datasets: [{name, digest, source}, ...]            inputs of the run
+    datasets   datasets: [{name, digest, context, source,         inputs of the run; num_rows may be missing
+                           num_rows}, ...]
     file       path, folder                                       a small artifact
     text       text, name                                         the same from a string
     lineage    lineage, about                                     `lineage.json` and `lineage.html` of the run
@@ -137,13 +138,15 @@ class Writer:
     def _datasets(self, message: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        inputs = [
-            DatasetInput(
-                Dataset(name=d["name"], digest=d["digest"], source_type="local", source=f'{{"uri": "{d["source"]}"}}'),
-                tags=[InputTag("mlflow.data.context", d["context"])],
-            )
-            for d in message["datasets"]
-        ]
+        inputs = []
+        for told in message["datasets"]:
+            tags, profile = [InputTag("mlflow.data.context", told["context"])], None
+            if told.get("num_rows") is not None:  # the profile is what MLflow shows, and that of the first run stays
+                tags.append(InputTag("num_rows", str(told["num_rows"])))
+                profile = json.dumps({"num_rows": told["num_rows"]})
+            source = json.dumps({"uri": told["source"]})
+            dataset = Dataset(told["name"], told["digest"], source_type="local", source=source, profile=profile)
+            inputs.append(DatasetInput(dataset, tags=tags))
         self.client.log_inputs(self._run_id(message), datasets=inputs)
 
     def _file(self, message: Mapping[str, Any]) -> None:
@@ -165,12 +168,13 @@ class Writer:
         self.client.log_text(run_id, render(lineage, about=message["about"]), "lineage.html")
 
     def linked(self, lineage: Lineage) -> Lineage:
-        """The lineage with the MLflow page of every step that has a run."""
+        """The lineage with the MLflow page of every step that has a run, on the models and prompts that it made too."""
         server = self.uri if self.uri.startswith("http") else UI_URL
-        steps = [node for node in lineage.nodes if node.kind == "step"]
-        runs = {node.id: self.find_step(str(node.facts["key"])) for node in steps}
+        runs = {node.id: self.find_step(str(node.facts["key"])) for node in lineage.nodes if node.kind == "step"}
+        kinds = {node.id: node.kind for node in lineage.nodes}
+        runs |= {to: runs.get(step) for step, to in lineage.edges if kinds[to] in ("model", "prompt")}
         page = f"{server}/#/experiments/{self.experiment_id}/runs/"
-        return lineage.with_facts({step: {"mlflow_url": page + run} for step, run in runs.items() if run})
+        return lineage.with_facts({node: {"mlflow_url": page + run} for node, run in runs.items() if run})
 
     def _model(self, message: Mapping[str, Any], *, register: bool = True) -> None:
         record = ModelRecord.model_validate(message["record"])

@@ -8,10 +8,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from pipelines.cli.output import emit_json
 
+
+class Commands(TyperGroup):
+    """`lineage diff A B` is a command of its own beside `lineage TARGET`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that `args` begin with, and the arguments that are left."""
+        words = [argument for argument in args[1:] if not argument.startswith("-")]
+        if args[0] == "lineage" and words[:1] == ["diff"]:
+            args = ["lineage diff", *args[1:]]
+            args.remove("diff")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -90,16 +105,41 @@ def status(arguments: Arguments = None, as_json: AsJson = False) -> None:
 @app.command()
 def lineage(
     target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="registered model, prompt, run, step, key or raw file")
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="a registered model (NAME, NAME@ALIAS or NAME/VERSION), prompt, step, key, run, raw file, data set as "
+            "MLflow names it, or folder of an artifact",
+        ),
     ],
     arguments: Arguments = None,
     as_json: AsJson = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="write the graph as one page")] = None,
 ) -> None:
-    """Shows what a model, prompt or run was made of, up to the raw files, and what was made of it."""
+    """Shows what a model, prompt, run or data set was made of, up to the raw files, and what was made of it."""
     from pipelines.cli.lineage import lineage_command
 
     lineage_command(target, *split(arguments), as_json=as_json, html=html)
+
+
+@app.command("lineage diff")
+def lineage_diff(
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            help="a registered model (NAME: its newest, NAME@ALIAS or NAME/VERSION), key (or its first 8 characters), "
+            "run (its models), step (its newest), or folder of an artifact",
+        ),
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="another")],
+    arguments: Arguments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Says what differs between two models: data, config, code, libraries, result, cost."""
+    from pipelines.cli.lineage_diff import lineage_diff_command
+
+    lineage_diff_command(a, b, *split(arguments), as_json=as_json)
 
 
 @app.command()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,30 @@ def test_around_a_model_is_all_above_and_below_and_nothing_beside(lineage: Linea
     assert names == {"a b.jsonl", "corpus", "train", "net", "judge", "p"}
 
 
+def test_a_raw_file_has_its_rows_once_a_source_also_beside_manifests_without_them() -> None:
+    def reading(step: str, key: str, source: str, num_rows: int | None) -> dict[str, Any]:
+        rows = {} if num_rows is None else {"num_rows": num_rows}
+        file = {"path": "/data/a.csv", "sha256": "f" * 64, "num_bytes": 9, **rows}
+        return {**manifest(step, {}, []), "key": key * 32, "raw": {source: [file]}}
+
+    old = [reading("corpus", "1", "wiki", None), reading("task", "2", "train", None)]
+    new = [reading("corpus", "3", "wiki", 54), reading("corpus", "4", "news", 53)]
+    for manifests in ([*old, *new], [*new, *old]):
+        (raw,) = (node for node in Lineage.of(manifests, Path("/root")).nodes if node.kind == "raw")
+        assert raw.facts["sources"] == {"corpus.wiki": 54, "corpus.news": 53, "task.train": None}
+        assert raw.facts["num_rows"] in (53, 54)
+    (raw,) = (node for node in Lineage.of(old, Path("/root")).nodes if node.kind == "raw")
+    assert raw.facts["num_rows"] is None and "sha256" in raw.facts
+
+
+def test_the_page_shows_the_rows_of_a_raw_file() -> None:
+    steps = manifest("corpus", {}, [], raw=True)
+    steps["raw"]["source"][0]["num_rows"] = 117791
+    shown = next(n for n in content_of(render(Lineage.of([steps], Path("/root"))))["nodes"] if n["kind"] == "raw")
+    assert shown["line"] == "117,791 rows · 1.2 kB" and shown["what"]["num_rows"] == 117791
+    assert shown["what"]["read by"] == "corpus.source"
+
+
 def test_json_comes_back_as_the_same_graph(lineage: Lineage) -> None:
     assert Lineage.from_dict(json.loads(json.dumps(lineage.to_dict()))) == lineage
 
@@ -110,7 +136,35 @@ def test_a_model_hangs_below_its_step_in_the_same_column(lineage: Lineage) -> No
     nodes = {node["name"]: node for node in content_of(render(lineage))["nodes"]}
     assert 0 < nodes["net"]["x"] - nodes["train"]["x"] < 50
     assert nodes["net"]["y"] >= nodes["train"]["y"] + BOX_HEIGHT
-    assert nodes["train"]["line"] == "loss 1.500 · 1 min 01 s"
+    assert nodes["train"]["line"] == "loss 1.500 · 1m01s"
+
+
+def test_flops_and_what_was_measured_are_cost_and_the_rest_are_metrics() -> None:
+    step = manifest("finetune", {}, [])
+    step["metrics"] |= {"train_flops": 3e12, "sweep_flops": 5e12}
+    (shown,) = content_of(render(Lineage.of([step], Path("/root"))))["nodes"]
+    assert shown["cost"] == {"train_flops": 3e12, "sweep_flops": 5e12, "seconds": 61.0}
+    assert shown["metrics"] == {"validation_loss": 1.5} and shown["config"] == {"learning_rate": 0.1}
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+def test_a_browser_draws_the_page_and_shows_the_target(lineage: Lineage, tmp_path: Path) -> None:
+    """Every node is drawn with its name, and the panel has cost, config, neighbours and link of what is chosen."""
+    linked = lineage.with_facts({f"train/{'t' * 32}": {"mlflow_url": "http://127.0.0.1:5000/#/runs/1"}})
+    page = tmp_path / "page.html"
+    page.write_text(render(linked, target=f"train/{'t' * 32}"))
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", profile, "--virtual-time-budget=2000", "--dump-dom"]
+    done = subprocess.run([str(BROWSER), *options, page.as_uri()], capture_output=True, text=True, timeout=60)
+    drawn, _, panel = done.stdout.partition("<aside")
+    assert drawn.count('role="button"') == len(lineage.nodes)
+    assert all(f">{name}</text>" in drawn for name in ("a b.jsonl", "corpus", "train", "net", "judge", "other", "p"))
+    panel = panel.partition("</aside>")[0]
+    for told in ("<h2>train</h2>", "61", "learning_rate", "http://127.0.0.1:5000/#/runs/1", ">corpus</button>"):
+        assert told in panel, panel
 
 
 def test_an_empty_lineage_is_a_page(lineage: Lineage) -> None:

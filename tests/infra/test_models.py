@@ -16,9 +16,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from infra.errors import UserError
-from infra.tracking.champion import find_champion
+from infra.errors import InfrastructureError, UserError
+from infra.tracking.champion import find_champion, find_version
 from infra.tracking.tracker import Destination
+from infra.tracking.writer import KEY_TAG
 
 WORDS = {"<pad>": 0, "<unk>": 1, "甲": 2, "乙": 3}
 TEXTS = ["甲 乙 乙", "乙", "甲"]
@@ -85,8 +86,28 @@ def test_a_champion_whose_folder_is_gone_comes_from_mlflow(delivered: tuple[Dest
 
 
 def test_a_name_that_is_not_registered_is_answered_with_those_that_are(delivered: tuple[Destination, Path]) -> None:
-    with pytest.raises(UserError, match=r"no registered model nobody@champion .* --model: toy-classifier"):
+    with pytest.raises(UserError, match=r"no registered model nobody@champion .*; registered there: toy-classifier$"):
         find_champion(delivered[0], "nobody")
+
+
+@pytest.mark.parametrize("wanted", [{"alias": "champion"}, {"number": "1"}])
+def test_a_version_is_found_by_alias_and_by_number(delivered: tuple[Destination, Path], wanted: dict[str, str]) -> None:
+    version = find_version(delivered[0], "toy-classifier", **wanted)
+    assert (str(version.version), version.tags[KEY_TAG]) == ("1", "k" * 32)
+
+
+@pytest.mark.parametrize("wanted", [{"alias": "best"}, {"number": "9"}])
+def test_a_wrong_alias_or_version_is_answered_with_those_there_are(
+    delivered: tuple[Destination, Path], wanted: dict[str, str]
+) -> None:
+    with pytest.raises(UserError, match=r"no registered model toy-classifier[@/]\w+ .* versions are 1, .* champion$"):
+        find_version(delivered[0], "toy-classifier", **wanted)
+
+
+def test_a_server_that_is_away_is_no_bug_of_ours() -> None:
+    away = Destination(uri="http://127.0.0.1:9", experiment="toy", artifact_location=None)
+    with pytest.raises(InfrastructureError, match=r"http://127.0.0.1:9 does not answer"):
+        find_version(away, "toy-classifier", number="1")
 
 
 def logits(folder: Path) -> torch.Tensor:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from infra.journal.changes import code_changes, config_changes, file_changes
 from infra.journal.code import code_digests, definition_digests
-from infra.journal.reasons import _code_changes, _file_changes, config_changes
-from infra.storage.raw import RawFile
+from infra.journal.reasons import _code_reason, _file_reason
 
 BEFORE = '''
 """Doc."""
@@ -57,31 +57,30 @@ def test_the_function_that_changed_is_named(tmp_path: Path, old: str, new: str, 
     before, was = code_digests("components.a", tmp_path), definition_digests("components.a", tmp_path)
     (package / "a.py").write_text(BEFORE.replace(old, new))
     after, is_ = code_digests("components.a", tmp_path), definition_digests("components.a", tmp_path)
-    assert list(_code_changes(before, after, was, is_)) == told
+    assert list(map(_code_reason, code_changes(before, after, was, is_))) == told
     assert (before == after) is not told or told == []
 
 
 def test_a_module_that_comes_or_goes_is_named() -> None:
     before, after = {"components.a": "1", "components.b": "1"}, {"components.a": "1", "components.c": "1"}
-    found = list(_code_changes(before, after, {}, {}))
-    assert found == ["code used no more: components/b.py", "code used now: components/c.py"]
+    found = map(_code_reason, code_changes(before, after, {}, {}))
+    assert list(found) == ["code used no more: components/b.py", "code used now: components/c.py"]
 
 
-def raw(path: str, digest: str) -> RawFile:
-    return RawFile(path=path, digest=digest * 8, num_bytes=1, format="text", compression=None)
+def test_files_are_told_apart_by_content_and_format_and_named() -> None:
+    def files(*entries: tuple[str, str, str]) -> dict[str, dict[str, dict[str, str]]]:
+        return {"s": {digest * 64: {"path": p, "sha256": digest * 64, "format": f} for p, digest, f in entries}}
 
-
-def test_files_are_told_apart_by_content_and_named() -> None:
-    def entry(path: str, digest: str) -> dict[str, str]:
-        return {"path": path, "sha256": digest * 8}
-
-    old = {"s": [entry("/d/a.txt", "a" * 8), entry("/d/b.txt", "b" * 8), entry("/d/c.txt", "c" * 8)]}
-    new = {"s": (raw("/d/a.txt", "f" * 8), raw("/elsewhere/b.txt", "b" * 8), raw("/d/新.txt", "e" * 8))}
-    assert list(_file_changes(old, new)) == [
+    text = "text"
+    old = files(("/d/a.txt", "a", text), ("/d/b.txt", "b", text), ("/d/c.txt", "c", text), ("/d/d", "d", text))
+    new = files(("/d/a.txt", "f", text), ("/other/b.txt", "b", text), ("/d/新.txt", "e", text), ("/d/d", "d", "csv"))
+    assert list(map(_file_reason, file_changes(old, new))) == [
         "file a.txt of s changed aaaaaaaa -> ffffffff",
         "file c.txt of s is gone",
+        "file d of s changed text -> csv",
         "file 新.txt of s is new",
     ]
+    assert list(file_changes(old, old)) == []
 
 
 def test_values_are_told_by_their_dotted_key() -> None:

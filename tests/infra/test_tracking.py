@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.tracking.messages import raw_inputs
 from infra.tracking.spool import Spool
 from infra.tracking.tracker import Destination, Tracker, Uploader
 from infra.tracking.writer import ID_TAG, Writer
@@ -88,6 +89,23 @@ def test_a_message_delivered_twice_changes_nothing(destination: Destination) -> 
     assert child.info.status == "FINISHED"
     prompt = again.client.search_prompt_versions("toy")
     assert len(list(getattr(prompt, "model_versions", None) or prompt)) == 1
+
+
+def test_raw_files_are_inputs_with_their_rows(destination: Destination) -> None:
+    """A quote in a path stays data; rows that nobody counted are left out; twice is once."""
+    files = [{"path": '/d/a "b".csv', "sha256": "a" * 64, "num_rows": 54}, {"path": "/d/old.csv", "sha256": "b" * 64}]
+    for _ in range(2):
+        writer = destination.open()
+        writer.apply(run_message("rows"))
+        for message in raw_inputs("rows", {"train": files}):
+            writer.apply(message)
+    run = writer.client.get_run(str(writer.find_run("rows")))
+    found = {one.dataset.name: (one.dataset, {t.key: t.value for t in one.tags}) for one in run.inputs.dataset_inputs}
+    assert set(found) == {'train:a "b".csv', "train:old.csv"} and len(run.inputs.dataset_inputs) == 2
+    dataset, tags = found['train:a "b".csv']
+    assert (json.loads(dataset.profile), tags["num_rows"]) == ({"num_rows": 54}, "54")
+    assert json.loads(dataset.source) == {"uri": '/d/a "b".csv'}
+    assert found["train:old.csv"][0].profile is None and "num_rows" not in found["train:old.csv"][1]
 
 
 def test_points_that_a_resumed_training_sends_again_are_dropped(tmp_path: Path, destination: Destination) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from components.corpus.normalise import text_id
 from infra.storage import manifest
-from tests.pipelines.conftest import Cli, Smoke, run_cli
+from tests.pipelines.conftest import PROJECT, Cli, Smoke, run_cli
 
 pytestmark = pytest.mark.slow
 STEPS = [
@@ -37,6 +38,12 @@ def step_of(smoke: Smoke, name: str) -> Any:
 
 def folder_of(smoke: Smoke, name: str) -> Path:
     return smoke.root / "artifacts" / name / step_of(smoke, name)["key"]
+
+
+def num_lines(name: str) -> int:
+    """Of a data set that comes with the project, counted without its readers."""
+    with gzip.open(PROJECT / "conf" / "data" / "wordnet" / name) as stream:
+        return sum(1 for _ in stream)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +158,9 @@ def test_the_run_tree_in_mlflow_is_pipeline_step_trial(smoke: Smoke, client: Any
 def test_inputs_are_datasets_whose_digest_is_the_producers_key(smoke: Smoke, mlflow_runs: dict[str, Any]) -> None:
     inputs = {d.dataset.name: d.dataset.digest for d in mlflow_runs["pretrain_mlm"].inputs.dataset_inputs}
     assert inputs == {name: step_of(smoke, name)["key"] for name in ("tokenizer", "token_shards")}
-    assert any(d.dataset.name.startswith("wordnet:") for d in mlflow_runs["corpus"].inputs.dataset_inputs)
+    raw = next(d for d in mlflow_runs["corpus"].inputs.dataset_inputs if d.dataset.name.startswith("wordnet:"))
+    assert json.loads(raw.dataset.profile)["num_rows"] == num_lines("glosses.jsonl.gz")
+    assert {tag.key: tag.value for tag in raw.tags}["num_rows"] == str(num_lines("glosses.jsonl.gz"))
 
 
 def test_curves_artifacts_and_lineage_are_in_mlflow(client: Any, mlflow_runs: dict[str, Any]) -> None:
@@ -165,6 +174,8 @@ def test_curves_artifacts_and_lineage_are_in_mlflow(client: Any, mlflow_runs: di
     ]
     linked = {node["name"]: node["facts"].get("mlflow_url", "") for node in nodes if node["kind"] == "step"}
     assert all(url.endswith(f"/runs/{mlflow_runs[name].info.run_id}") for name, url in linked.items())
+    outlets = {node["facts"].get("mlflow_url") for node in nodes if node["kind"] in ("model", "prompt")}
+    assert outlets == {linked[name] for name in ("pretrain_mlm", "pretrain_clm", "tune_decoder", "finetune", "prompt")}
     assert "comparison.png" in {item.path for item in client.list_artifacts(mlflow_runs["compare"].info.run_id)}
 
 
@@ -259,8 +270,8 @@ def test_predict_classifies_from_arguments_and_standard_input(smoke: Smoke, cli:
 
 def test_lineage_leads_from_the_model_to_the_raw_files(smoke: Smoke, cli: Cli) -> None:
     found = cli("lineage", "fromzero-smoke-classifier", "--json", f"storage.root={smoke.root}").json
-    raw = {Path(node["path"]).name for node in found["nodes"] if node["kind"] == "raw"}
-    assert raw == {"glosses.jsonl.gz", "noun_files.jsonl.gz"}
+    raw = {Path(node["path"]).name: node["num_rows"] for node in found["nodes"] if node["kind"] == "raw"}
+    assert raw == {name: num_lines(name) for name in ("glosses.jsonl.gz", "noun_files.jsonl.gz")}
     assert not any(node["name"] == "pretrain_clm" for node in found["nodes"])
     assert "glosses.jsonl.gz" in cli("lineage", "fromzero-smoke-classifier", f"storage.root={smoke.root}").out
     below = cli("lineage", "glosses.jsonl.gz", "--json", f"storage.root={smoke.root}").json

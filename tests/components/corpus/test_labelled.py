@@ -16,7 +16,11 @@ from components.corpus.config import CorpusConfig, TaskConfig
 from components.corpus.normalise import text_id
 from components.corpus.step import make_task
 from infra.errors import DataError
-from infra.journal.step import StepContext
+from infra.journal.step import Step, StepContext
+from infra.journal.worker import Job, run_job
+from infra.storage.raw import resolve
+from infra.storage.store import Store
+from infra.tracking.client import StepTracker
 
 Make = Callable[..., StepContext]
 
@@ -82,6 +86,33 @@ def test_a_text_lives_in_one_split_and_every_drop_is_counted(
         ("label_not_in_task", 21, "test.jsonl"),
         ("in_other_split", 103, "train.jsonl"),
     }
+
+
+def test_the_manifest_of_a_task_has_the_rows_of_each_file_rejects_included(
+    tmp_path: Path, files: SimpleNamespace
+) -> None:
+    """A file that two sources name counts in each."""
+    uneven = files.uneven(tmp_path / "raw")
+    raw = {
+        "train": resolve(str(tmp_path / "raw"), None, "test"),
+        "test": (uneven["b.csv"][0],),
+    }
+    task = Step(name="task", function="components.corpus.step:make_task", config=TaskConfig(train="x"), raw=raw)
+    job = Job(
+        step=task,
+        key="0" * 32,
+        identity={},
+        definitions={},
+        inputs={},
+        root=Store.open(str(tmp_path / "root")).root,
+        tracker=StepTracker(step="task"),
+        environment={},
+    )
+    manifest = run_job(job)
+    assert isinstance(manifest, dict), manifest
+    found = {name: {Path(f["path"]).name: f["num_rows"] for f in entries} for name, entries in manifest["raw"].items()}
+    assert found == {"train": {name: count for name, (_, count) in uneven.items()}, "test": {"b.csv": 54}}
+    assert manifest["metrics"]["num_documents_in"] == sum(found["train"].values()) + 54
 
 
 def test_given_labels_drop_rows_with_others(tmp_path: Path, files: SimpleNamespace, make_context: Make) -> None:

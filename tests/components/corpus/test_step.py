@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -57,6 +58,23 @@ def test_the_corpus_is_the_same_twice_and_leaves_out_evaluation_texts(
         ("source0", "CC0", 1100, 800 - evaluation),
         ("wiki", None, 150, 150),
     ]
+
+
+def test_the_rows_of_each_file_of_a_corpus_are_counted_rejects_included(
+    tmp_path: Path, files: SimpleNamespace, make_context: Make, ray_cluster: Mapping[str, float]
+) -> None:
+    """In the order of `context.raw`; a file that two sources name counts in each."""
+    inputs = {"task": task_artifact(tmp_path, files, make_context)}
+    uneven = files.uneven(tmp_path / "raw")
+    empty, text = files.write(tmp_path / "e.txt", b""), files.write(tmp_path / "t.txt.gz", gzip.compress(b"a\n\nb\nc"))
+    raw = {
+        "source0": tuple(file for file, _ in reversed(uneven.values())),
+        "source1": (text, empty, uneven["b.csv"][0]),
+    }
+    config = CorpusConfig(sources=[{"path": "a"}, {"path": "b"}])
+    output = make_corpus(config, inputs, make_context("corpus", **raw))
+    assert output.num_rows == {"source0": [count for _, count in reversed(uneven.values())], "source1": [4, 0, 54]}
+    assert output.metrics["num_documents_in"] == sum(map(sum, output.num_rows.values()))
 
 
 def test_every_bad_file_of_a_corpus_is_named(
