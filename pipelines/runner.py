@@ -29,7 +29,7 @@ from infra.tracking.tracker import Destination
 from pipelines.config import PipelineConfig
 from pipelines.llm import build
 from pipelines.origin import Origins
-from pipelines.session import Session, close, reused
+from pipelines.session import Session, close, reused, tell
 from pipelines.signals import terminable
 
 logger = logging.getLogger(__name__)
@@ -210,8 +210,6 @@ def _execute(prepared: Prepared, console: Console) -> Result:
             runs.save(store, record)
         except FromzeroError as error:  # the result is worth more than its record; `close_dead` closes that later
             console.say(f"the record of the run is not written: {error}")
-    if delivery and not delivery.complete:
-        console.say(f"MLflow did not take everything ({delivery.error}); `fromzero sync` delivers the rest later")
-    if delivery and delivery.rejected:
-        console.say(f"MLflow refused {delivery.rejected} messages; they are in {store.root}/spool/{run}.rejected")
+    if delivery:
+        tell(delivery, console)
     return Result(record=record, failures=tuple(outcome.failures))

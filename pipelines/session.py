@@ -126,9 +126,7 @@ def reused(prepared: Prepared, console: Console) -> RunRecord:
     manifests = {planned.step.name: planned.manifest or {} for planned in prepared.plan}
     delivered = Delivered.load(store.root, prepared.destination)
     if runs.leftover_spools(store) or not delivered.has(manifests.values()):
-        error = deliver(store, prepared.destination, [], list(manifests.values()))
-        if error:
-            console.say(f"MLflow did not take everything ({error}); `fromzero sync` delivers the rest later")
+        tell(deliver(store, prepared.destination, [], list(manifests.values())), console)
         delivered = Delivered.load(store.root, prepared.destination)
     records = []
     for planned in prepared.plan:
@@ -162,7 +160,15 @@ def reused(prepared: Prepared, console: Console) -> RunRecord:
     )
 
 
-def deliver(store: Store, target: Destination, past: Sequence[Manifest], current: Sequence[Manifest]) -> str | None:
+def tell(delivery: Delivery, console: Console) -> None:
+    """What the user should know of a delivery."""
+    for line in delivery.kept_aside:
+        console.say(line)
+    if not delivery.complete:
+        console.say(f"MLflow did not take everything ({delivery.error}); `fromzero sync` delivers the rest later")
+
+
+def deliver(store: Store, target: Destination, past: Sequence[Manifest], current: Sequence[Manifest]) -> Delivery:
     """Delivers in this process, without Ray: what runs that are over left in their spools, and finished steps.
 
     Args:
@@ -170,9 +176,6 @@ def deliver(store: Store, target: Destination, past: Sequence[Manifest], current
         target: the MLflow store.
         past: manifests of steps whose models take no alias.
         current: manifests of steps whose models take theirs.
-
-    Returns:
-        why something is left, or None.
     """
     apply(run_environment())
     spool = Spool(store.root / "spool" / f"{runs.new_run_id()}.jsonl")
@@ -180,17 +183,22 @@ def deliver(store: Store, target: Destination, past: Sequence[Manifest], current
     for manifest, alias in [*((one, False) for one in past), *((one, True) for one in current)]:
         folder = store.artifact_folder(manifest["step"], manifest["key"])
         spool.append(messages.repair(manifest, folder, store.root, alias=alias))
-    run_ids: dict[str, str] = {}
+    whole = Delivery(complete=True, pending_bytes=0)
     for waiting in (*leftovers, spool):
         uploader = Uploader(waiting, target, store.root / "spool" / "writer.lock")
-        if not uploader.deliver(final=True):
+        done = uploader.deliver_whole()
+        whole.kept_aside += waiting.kept_aside
+        whole.run_ids |= uploader.state().run_ids
+        if not done:
+            whole.complete, whole.pending_bytes = False, waiting.pending_bytes
+            whole.error = f"{waiting.path.stem}: {uploader.error}; {waiting.pending_bytes} bytes wait"
             spool.remove()  # what it says can be said again from the artifacts
-            return f"{waiting.path.stem}: {uploader.error}; {waiting.pending_bytes} bytes wait"
+            return whole
         waiting.remove()
-        run_ids |= uploader.run_ids
-    delivered = Delivered.load(store.root, target)
-    delivered.add([*({**one, "records": []} for one in past), *current], run_ids)
-    return None
+    if not whole.kept_aside:
+        delivered = Delivered.load(store.root, target)
+        delivered.add([*({**one, "records": []} for one in past), *current], whole.run_ids)
+    return whole
 
 
 def latest_and_past(store: Store) -> tuple[list[Manifest], list[Manifest]]:
@@ -208,7 +216,7 @@ def close(
 ) -> RunRecord:
     """The record of a run at its end; remembers what MLflow has."""
     ids = delivery.run_ids if delivery else {}
-    if delivery and delivery.complete and not delivery.rejected:
+    if delivery and delivery.complete and not delivery.kept_aside:
         delivered = Delivered.load(prepared.store.root, prepared.destination)
         delivered.add(outcome.manifests.values(), ids)
     makers = {name: manifest["made_by_run"] for name, manifest in outcome.manifests.items()}

@@ -1,4 +1,4 @@
-"""What the tests share: one local Ray for all that need it, and no telemetry."""
+"""What the tests share: one local Ray and one MLflow server for all that need them, and no telemetry."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from pathlib import Path
 import pytest
 
 from infra.cluster.environment import apply, run_environment
+from infra.tracking.tracker import Destination
+from tests.servers import MlflowServer, postgresql
 
 apply(run_environment())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first, then those on Ray, then whole pipelines; a slow suite should fail early."""
+    """Fast tests first, then those on a server or on Ray, then whole pipelines; a slow suite should fail early."""
 
     def cost(item: pytest.Item) -> int:
         names = getattr(item, "fixturenames", ())
-        return 2 if item.get_closest_marker("slow") else int("ray_cluster" in names)
+        if item.get_closest_marker("slow"):
+            return 3
+        return 2 if "ray_cluster" in names else int("mlflow_server" in names or "postgresql" in item.name)
 
     items.sort(key=cost)
 
@@ -72,3 +76,26 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
     MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """`mlflow server` on PostgreSQL, shared by the whole session; a test that kills it starts it again."""
+    with postgresql() as database:
+        server = MlflowServer(database, tmp_path_factory.mktemp("server"))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Destination:
+    """An MLflow store: a SQLite file, and a server on PostgreSQL."""
+    if request.param == "postgresql":
+        server: MlflowServer = request.getfixturevalue("mlflow_server")
+        return Destination(uri=server.uri, experiment="tests", artifact_location=None)
+    root = tmp_path_factory.mktemp("mlflow")
+    location = (root / "artifacts").as_uri()
+    return Destination(uri=f"sqlite:///{root / 'mlflow.db'}", experiment="tests", artifact_location=location)

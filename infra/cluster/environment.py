@@ -25,6 +25,7 @@ QUIET = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "PYTHONWARNINGS": "ignore",
     "GLOG_minloglevel": "2",
 }
@@ -36,9 +37,8 @@ RAY = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
 }
 MLFLOW = {
-    # The spool does the patience; a call that waits for minutes only delays what comes after it.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    # Long enough for a server that stores a model's file behind the call; the spool does the patience.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
 THREADS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "2"}
 

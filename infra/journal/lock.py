@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -27,17 +28,18 @@ GC = "gc.lock"
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock `path`; does not wait.
+def exclusive(path: Path, what: str, wait_seconds: float = 0) -> Iterator[None]:
+    """Holds the lock `path`.
 
     Args:
         path: the lock's file; it stays.
         what: what is locked, for the message.
+        wait_seconds: how long to wait for another holder.
 
     Raises:
         LockedError: somebody holds it; names them.
     """
-    with _held(path, fcntl.LOCK_EX, f"{what} is being made by"):
+    with _held(path, fcntl.LOCK_EX, f"{what} is being made by", wait_seconds):
         yield
 
 
@@ -77,22 +79,31 @@ def claimed(folder: Path, steps: Iterable[tuple[str, str]]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held(path: Path, operation: int, refusal: str) -> Iterator[None]:
+def _held(path: Path, operation: int, refusal: str, wait_seconds: float = 0) -> Iterator[None]:
     """Holds `path` shared or alone; the file says who took it last."""
+    deadline = time.monotonic() + wait_seconds
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise storage_error(error, path) from error
     try:
-        try:
-            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LockedError(f"{refusal} {_holder(descriptor)}; wait for it, or stop it, then run again") from error
+        while not _taken(descriptor, operation):
+            if time.monotonic() >= deadline:
+                raise LockedError(f"{refusal} {_holder(descriptor)}; wait for it, or stop it, then run again")
+            time.sleep(0.05)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(ProcessIdentity.current().to_json()).encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _taken(descriptor: int, operation: int) -> bool:
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _holder(descriptor: int) -> str:

@@ -32,10 +32,15 @@ def find_champion(destination: Destination, name: str, alias: str = "champion") 
         UserError: no such model or alias.
         InfrastructureError: MLflow does not answer.
     """
+    from mlflow.exceptions import MlflowException
+
     version = find_version(destination, name, alias=alias)
     folder = _local(version.tags.get(URI_TAG, ""))
-    if not (folder / "config.json").is_file():
-        folder = _download(version.source, destination.uri)
+    try:
+        if not (folder / "config.json").is_file():
+            folder = _download(version.source, destination.uri)
+    except MlflowException as error:
+        raise InfrastructureError(f"{destination.uri} does not answer: {str(error).splitlines()[0]}") from error
     return Champion(name=name, version=str(version.version), key=version.tags.get(KEY_TAG, ""), folder=folder)
 
 
@@ -48,7 +53,7 @@ def find_version(destination: Destination, name: str, *, alias: str | None = Non
     """
     from mlflow.exceptions import MlflowException
 
-    if destination.uri.startswith("sqlite:") and not Path(destination.uri.removeprefix("sqlite:///")).exists():
+    if destination.database and not destination.database.exists():
         raise UserError(f"no model is registered under {destination.uri}; make one first: fromzero run")
     try:
         client = destination.open().client

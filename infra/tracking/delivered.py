@@ -109,9 +109,9 @@ def _aliases(manifest: Manifest) -> list[str]:
 
 def _identity(destination: Destination) -> str | None:
     """What tells a store from another under the same URI; None if it is not there."""
-    if not destination.uri.startswith("sqlite:"):
+    path = destination.database
+    if path is None:
         return destination.uri
-    path = Path(destination.uri.removeprefix("sqlite:///"))
     if not path.exists():
         return None
     try:

@@ -1,23 +1,48 @@
 """The spool: every message to MLflow is a line on disk before anything else happens to it.
 
 One JSON-lines file a pipeline run. The uploader reads from a byte position that is kept beside it, so a process that
-died, or a server that was away for a week, costs nothing but delay. A line that cannot be read is copied to
-`<name>.damaged`, named in a warning, and passed over.
+died, or a server that was away for a week, costs nothing but delay. A line that cannot be read is moved to
+`<name>.damaged`, a message that MLflow refuses to `<name>.rejected`; both are counted and named to the user.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import logging
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from infra.storage.files import write_atomic
 
-logger = logging.getLogger(__name__)
 SUFFIX = ".jsonl"
+DAMAGED = "damaged lines of the spool"
+REJECTED = "messages that MLflow refused"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """A line of the spool."""
+
+    raw: bytes
+    start: int
+    """Byte position of its first character."""
+    message: dict[str, Any] | None
+    """None for a damaged line."""
+
+    @property
+    def end(self) -> int:
+        """Byte position after it."""
+        return self.start + len(self.raw)
+
+    @property
+    def kind(self) -> str | None:
+        """Of the message."""
+        return self.message["kind"] if self.message else None
 
 
 class Spool:
@@ -25,8 +50,8 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._position_path = path.with_suffix(".delivered")
-        self.position = int(self._position_path.read_text() or 0) if self._position_path.exists() else 0
+        self._delivered_path = path.with_suffix(".delivered")
+        self._kept_aside: Counter[tuple[str, str]] = Counter()
 
     def append(self, message: Mapping[str, Any]) -> None:
         """Writes one message; it is in the operating system's hands when this returns.
@@ -46,57 +71,88 @@ class Spool:
             with self.path.open("rb") as stream:
                 os.fsync(stream.fileno())
 
-    def read(self, max_messages: int = 500, *, final: bool = False) -> tuple[list[dict[str, Any]], int]:
-        """The next undelivered messages, and the position after them.
+    def lines(self, start: int = 0, *, final: bool = False) -> Iterator[Line]:
+        """The lines from byte `start` on.
 
         Args:
-            max_messages: at most this many.
+            start: the beginning of a line.
             final: nobody appends any more, so a last line without its end is a damaged line.
         """
-        messages: list[dict[str, Any]] = []
-        position = self.position
         if not self.path.exists():
-            return messages, position
+            return
         with self.path.open("rb") as stream:
-            stream.seek(position)
-            while len(messages) < max_messages and (line := stream.readline()):
-                if not line.endswith(b"\n") and not final:
-                    break
-                try:
-                    message = json.loads(line)
-                    messages.append({**message, "kind": str(message["kind"]), "id": str(message["id"])})
-                except (ValueError, KeyError, TypeError) as error:
-                    self._set_aside(line, position, error)
-                position += len(line)
-        return messages, position
+            stream.seek(start)
+            while raw := stream.readline():
+                if not raw.endswith(b"\n") and not final:
+                    return
+                yield Line(raw=raw, start=start, message=_parsed(raw))
+                start += len(raw)
 
-    def advance(self, position: int) -> None:
-        """Remembers that all before `position` is delivered."""
-        if position != self.position:
-            write_atomic(self._position_path, str(position).encode())
-            self.position = position
+    def read(self, max_lines: int = 500, *, final: bool = False) -> list[Line]:
+        """The next undelivered lines, at most `max_lines`; for `final` see `lines`."""
+        return list(islice(self.lines(self.position, final=final), max_lines))
+
+    @property
+    def position(self) -> int:
+        """All before this byte is delivered. Read anew each time: another process may have delivered since."""
+        return self._delivered()[0]
+
+    @property
+    def run_ids(self) -> dict[str, str]:
+        """MLflow run by our own id, of all that is delivered."""
+        return self._delivered()[1]
+
+    def advance(self, position: int, run_ids: Mapping[str, str]) -> None:
+        """Remembers that all before `position` is delivered, to these runs among others."""
+        delivered, known = self._delivered()
+        if position != delivered:
+            content = {"position": position, "run_ids": known | dict(run_ids)}
+            write_atomic(self._delivered_path, json.dumps(content).encode())
 
     @property
     def pending_bytes(self) -> int:
         """Bytes not delivered yet."""
-        return (self.path.stat().st_size if self.path.exists() else 0) - self.position
+        return self._size - self.position
 
     def remove(self) -> None:
         """Deletes a spool that is delivered whole."""
+        self._delivered_path.unlink(missing_ok=True)  # first: without it the rest is delivered again, and nothing lost
         self.path.unlink(missing_ok=True)
-        self._position_path.unlink(missing_ok=True)
+
+    def set_aside(self, line: Line) -> None:
+        """Keeps a damaged line."""
+        self._keep(DAMAGED, line.raw.rstrip(b"\n"))
 
     def reject(self, message: Mapping[str, Any], error: Exception) -> None:
         """Keeps a message that MLflow will never take, with its reason."""
         line = json.dumps({"error": str(error), "message": message}, ensure_ascii=False)
-        with self.path.with_suffix(".rejected").open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        self._keep(REJECTED, line.encode("utf-8"))
 
-    def _set_aside(self, line: bytes, position: int, error: Exception) -> None:
-        aside = self.path.with_suffix(".damaged")
-        logger.warning("%s: the line at byte %d is damaged (%s); kept in %s", self.path, position, error, aside)
-        with aside.open("ab") as stream:
-            stream.write(line if line.endswith(b"\n") else line + b"\n")
+    @property
+    def kept_aside(self) -> list[str]:
+        """For the user, how much of what lies in which file."""
+        return [f"{number} {what}, kept in {path}" for (what, path), number in self._kept_aside.items()]
+
+    def _keep(self, what: str, line: bytes) -> None:
+        path = self.path.with_suffix(".damaged" if what == DAMAGED else ".rejected")
+        with path.open("ab") as stream:
+            stream.write(line + b"\n")
+        self._kept_aside[what, str(path)] += 1
+
+    def _delivered(self) -> tuple[int, dict[str, str]]:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads(self._delivered_path.read_bytes())
+            position = int(content["position"])
+            if position <= self._size:
+                return position, dict(content["run_ids"])
+        return 0, {}
+
+    @property
+    def _size(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def _ends_with_newline(self) -> bool:
         with self.path.open("rb") as stream:
@@ -107,3 +163,11 @@ class Spool:
 def spools(folder: Path) -> list[Spool]:
     """All spools of `folder`, oldest first."""
     return [Spool(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        message = json.loads(line)
+        return {**message, "kind": str(message["kind"]), "id": str(message["id"])}
+    except (ValueError, KeyError, TypeError):
+        return None

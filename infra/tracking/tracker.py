@@ -1,28 +1,38 @@
 """The run's tracker: takes messages, writes them to the spool at once, and uploads in the background.
 
 `receive` costs a line on disk. The upload runs in a thread with a circuit breaker: a server that is away is tried
-again after 1, 2, 4 ... 30 s. A new SQLite store is made under the writer's lock, because two processes that make one
-at the same time break it for good (MLflow 3.17).
+again after 1, 2, 4 ... 30 s. What the tracker knows it can read from the spool again, so one that was killed goes on
+where it was.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from infra.errors import LockedError
 from infra.journal.lock import exclusive
+from infra.storage.files import storage_error
 from infra.tracking import messages
-from infra.tracking.spool import Spool
+from infra.tracking.spool import Line, Spool
 from infra.tracking.writer import Writer, is_permanent
 
 logger = logging.getLogger(__name__)
+FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
+GATHER_SECONDS = 5.0
+"""How long messages gather into one batch: a call to MLflow costs as much for one point as for fifty."""
+ATTEMPTS = 3
+LOCK_SECONDS = 60.0
+"""How long to wait for another process that opens the same database or delivers: either takes some seconds."""
 DISK_FULL = ("No space left", "disk is full", "disk I/O error")
 
 
@@ -35,9 +45,30 @@ class Destination:
     artifact_location: str | None
     """Only for a store of our own; a server decides for itself."""
 
+    @property
+    def database(self) -> Path | None:
+        """The file of a SQLite store."""
+        return Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:") else None
+
     def open(self) -> Writer:
-        """Connects; makes the database and the experiment if they are not there."""
-        return Writer(self.uri, self.experiment, self.artifact_location)
+        """Connects; makes the database and the experiment if they are not there.
+
+        One process at a time opens a SQLite file, because two that make one break it for good (MLflow 3.17).
+
+        Raises:
+            LockedError: another process has been opening it for a minute.
+            StorageError, UserError: its folder cannot be written.
+            MlflowException: it does not answer.
+        """
+        with contextlib.ExitStack() as held:
+            if self.database:
+                try:
+                    self.database.parent.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise storage_error(error, self.database.parent) from error
+                lock = self.database.with_name(f"{self.database.name}.lock")
+                held.enter_context(exclusive(lock, "the MLflow store", LOCK_SECONDS))
+            return Writer(self.uri, self.experiment, self.artifact_location)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,7 +78,8 @@ class Delivery:
     complete: bool
     pending_bytes: int
     error: str | None = None
-    rejected: int = 0
+    kept_aside: list[str] = field(default_factory=list)
+    """For the user: how much was damaged or refused, and in which file it is."""
     run_ids: dict[str, str] = field(default_factory=dict)
 
 
@@ -59,45 +91,50 @@ class Uploader:
         self.destination = destination
         self.lock_path = lock_path
         self.error: str | None = None
-        self.rejected = 0
-        self.run_ids: dict[str, str] = {}
         self._writer: Writer | None = None
+        self._settled: set[int] = set()
+        """Positions of lines that must not be applied again: refused, or applied before their turn."""
 
-    def deliver(self, *, final: bool = False) -> bool:
-        """Delivers what is there; True if nothing is left. Keeps the reason in `error` otherwise."""
-        if not self.spool.pending_bytes and self._writer:
+    @property
+    def is_done(self) -> bool:
+        """Whether the store was reached and has all."""
+        return self._writer is not None and not self.spool.pending_bytes
+
+    def deliver(self, *, final: bool = False, wait_seconds: float = 0) -> bool:
+        """Delivers what is there; True if nothing is left. Keeps the reason in `error` otherwise.
+
+        Args:
+            final: nobody appends any more.
+            wait_seconds: how long to wait for another process that delivers.
+        """
+        if self.is_done:
             return True
         try:
-            with exclusive(self.lock_path, "the MLflow store"):
-                return self._deliver(final)
+            with exclusive(self.lock_path, "the MLflow store", wait_seconds):
+                self._writer = self._writer or self.destination.open()
+                while lines := self.spool.read(final=final):
+                    self._deliver(lines, self._writer)
+                self.error = None
+                return not self.spool.pending_bytes
         except LockedError:
             self.error = "another process is writing to the same MLflow store"
-            return False
         except Exception as error:  # telemetry boundary: whatever MLflow raises, the spool keeps the messages
-            self.error = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            self.error = self._reason(error)
+            self._writer = None  # what was known of the store may be wrong now: look again
             logger.debug("delivery failed", exc_info=True)
-            return False
+        return False
 
-    def _deliver(self, final: bool) -> bool:
-        if self._writer is None:
-            self._writer = self.destination.open()
-        while True:
-            messages, position = self.spool.read(final=final)
-            if not messages:
-                self.spool.advance(position)
-                self.error = None
-                return self.spool.pending_bytes == 0
-            for message in _merged(messages):
-                try:
-                    self._writer.apply(message)
-                except Exception as error:
-                    if not is_permanent(error):
-                        raise
-                    self.rejected += 1
-                    logger.warning("MLflow refuses a message of kind %s: %s", message["kind"], error)
-                    self.spool.reject(message, error)
-            self.spool.advance(position)
-            self.run_ids = dict(self._writer.run_ids)
+    def deliver_whole(self) -> bool:
+        """The same for a spool to which nobody appends any more; tries again, and gives up where nothing moves."""
+        failures = 0
+        while not self.deliver(final=True, wait_seconds=LOCK_SECONDS):
+            position = self.spool.position
+            failures += 1
+            if failures == ATTEMPTS:
+                return False
+            time.sleep(FIRST_PAUSE_SECONDS * failures)
+            failures = 0 if self.spool.position > position else failures
+        return True
 
     def state(self) -> Delivery:
         """How it stands."""
@@ -106,9 +143,50 @@ class Uploader:
             complete=pending == 0,
             pending_bytes=pending,
             error=self.error,
-            rejected=self.rejected,
-            run_ids=dict(self.run_ids),
+            kept_aside=self.spool.kept_aside,
+            run_ids=self.spool.run_ids,
         )
+
+    def _deliver(self, lines: list[Line], writer: Writer) -> None:
+        """One batch. What is done when it fails stays done, so that a shaky server gets on too."""
+        done = lines[0].start
+        try:
+            for line in lines:  # first, because Ray may hand over a message before the one that makes its run
+                if line.kind == "run":
+                    self._apply([line], writer)
+            for group in _groups(lines):
+                if group[0].message is None:
+                    self.spool.set_aside(group[0])
+                else:
+                    self._apply(group, writer)
+                done = group[-1].end
+        finally:
+            self.spool.advance(done, writer.run_ids)
+
+    def _apply(self, group: Sequence[Line], writer: Writer) -> None:
+        first = group[0]
+        if first.start in self._settled:
+            return
+        message = _merged(group)
+        try:
+            writer.apply(message)
+            if first.kind == "run":
+                self._settled.add(first.start)
+        except Exception as error:
+            if not is_permanent(error):
+                raise
+            if len(group) > 1:  # one bad point does not take the others with it
+                for line in group:
+                    self._apply([line], writer)
+            else:
+                self._settled.add(first.start)
+                self.spool.reject(message, error)
+
+    def _reason(self, error: Exception) -> str:
+        text = str(error).splitlines()[0] if str(error) else ""
+        if "API request to" in text and "failed with" in text and "error code" not in text:
+            return f"{self.destination.uri} does not answer"
+        return f"{type(error).__name__}: {text}"
 
 
 class Tracker:
@@ -116,14 +194,18 @@ class Tracker:
 
     def __init__(self, run: str, spool_folder: Path, destination: Destination, leftovers: Sequence[Path] = ()) -> None:
         self.run = run
-        self._leftovers = list(leftovers)
+        self._leftovers = [Uploader(Spool(path), destination, spool_folder / "writer.lock") for path in leftovers]
         self.spool = Spool(spool_folder / f"{run}.jsonl")
         self.uploader = Uploader(self.spool, destination, spool_folder / "writer.lock")
         self.progress: dict[str, dict[str, Any]] = {}
-        self._sent: set[tuple[str, str, int]] = set()
-        """(own id, metric, training step) of every point of this run."""
+        self._steps: dict[tuple[str, str], set[int]] = defaultdict(set)
+        """Training steps with a point, by our own id of the run and name of the metric."""
+        for line in self.spool.lines():  # of this tracker before it was killed
+            if line.message:
+                self._remember(line.message)
         self._wake = threading.Event()
-        self._stop = False
+        self._hurry = threading.Event()
+        self._stop = threading.Event()
         self._spool_error: str | None = None
         self._thread = threading.Thread(target=self._upload, name="mlflow-upload", daemon=True)
         self._thread.start()
@@ -142,81 +224,87 @@ class Tracker:
     def put(self, message: Mapping[str, Any]) -> None:
         """Spools a message for the writer.
 
-        A point at a training step that this run already has is dropped: a resumed training sends some again, and a
-        step's last metrics may stand in its curve already.
+        A point at a training step at which this run already has one is dropped: a resumed training sends some again,
+        and a step's last metrics may stand in its curve already.
         """
         if message["kind"] == "metrics":
-            message = {
-                **message,
-                "points": [point for point in message["points"] if self._is_new(message["id"], point)],
-            }
-            if not message["points"]:
+            new = [point for point in message["points"] if point[2] not in self._steps[message["id"], point[0]]]
+            if not new:
                 return
+            message = {**message, "points": new}
         try:
             self.spool.append(message)
         except OSError as error:  # telemetry boundary: a full disk is the run's error to report, not the tracker's
             self._spool_error = str(error)
             return
+        self._remember(message)
         self._wake.set()
 
     def flush(self, timeout_seconds: float) -> Delivery:
         """Waits until all is delivered, or the time is up."""
         deadline = time.monotonic() + timeout_seconds
         self.spool.sync()
+        self._hurry.set()
         self._wake.set()
-        while time.monotonic() < deadline and (self.spool.pending_bytes or not self.uploader._writer):
+        while time.monotonic() < deadline and not self.uploader.is_done:
             if self._spool_error or any(words in (self.uploader.error or "") for words in DISK_FULL):
                 break  # waiting does not empty a disk
             time.sleep(0.05)
         state = self.uploader.state()
         state.error = self._spool_error or state.error
+        state.kept_aside += [line for leftover in self._leftovers for line in leftover.spool.kept_aside]
         if not state.complete and state.error is None:
             state.error = f"{self.uploader.destination.uri} has not answered yet"
         return state
 
     def close(self) -> None:
         """Stops the upload thread; removes the spool if nothing is left in it."""
-        self._stop = True
+        self._stop.set()
+        self._hurry.set()
         self._wake.set()
-        self._thread.join(timeout=60)
+        self._thread.join(timeout=5)  # it may hang in a call to a server that is gone: the process ends all the same
         if not self.spool.pending_bytes:
             self.spool.remove()
 
-    def _is_new(self, own_id: str, point: Sequence[Any]) -> bool:
-        place = (own_id, point[0], point[2])
-        if place in self._sent:
-            return False
-        self._sent.add(place)
-        return True
+    def _remember(self, message: Mapping[str, Any]) -> None:
+        if message["kind"] == "metrics":
+            for name, _, step, _ in message["points"]:
+                self._steps[message["id"], name].add(step)
 
     def _points(self, own_id: str, metrics: Mapping[str, float], step: int, seconds: float) -> None:
         points = [[key, float(value), step, int(seconds * 1000)] for key, value in metrics.items()]
         self.put({"kind": "metrics", "id": own_id, "points": points})
 
     def _upload(self) -> None:
-        for path in self._leftovers:  # of earlier runs; what cannot be delivered now waits for the next run or `sync`
-            uploader = Uploader(Spool(path), self.uploader.destination, self.uploader.lock_path)
-            if uploader.deliver(final=True):
-                uploader.spool.remove()
-        pause = 1.0
-        while not self._stop:
+        for leftover in self._leftovers:  # of earlier runs; what cannot be delivered now waits for the next or `sync`
+            if leftover.deliver(final=True):
+                leftover.spool.remove()
+        pause = FIRST_PAUSE_SECONDS
+        while not self._stop.is_set():
             self._wake.clear()
             if self.uploader.deliver():
-                pause = 1.0
-                self._wake.wait(timeout=1.0)
-                time.sleep(0.2)  # lets messages gather into one batch
+                pause = FIRST_PAUSE_SECONDS
+                self._wake.wait()
+                self._hurry.wait(GATHER_SECONDS)
+            elif self._hurry.wait(pause):
+                self._stop.wait(FIRST_PAUSE_SECONDS)
             else:
-                time.sleep(min(pause, 0.2) if self._stop else pause)
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
 
-def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same messages, with metric points of one run that follow one another in one message."""
-    merged: list[dict[str, Any]] = []
-    for message in messages:
-        last = merged[-1] if merged else None
-        if last and message["kind"] == last["kind"] == "metrics" and message["id"] == last["id"]:
-            merged[-1] = {**last, "points": [*last["points"], *message["points"]]}
-        else:
-            merged.append(message)
-    return merged
+def _groups(lines: Sequence[Line]) -> Iterator[list[Line]]:
+    """The lines, with metric points of one run that follow one another in one group."""
+
+    def key(line: Line) -> object:
+        message = line.message
+        return message["id"] if message and message["kind"] == "metrics" else line.start
+
+    return (list(group) for _, group in itertools.groupby(lines, key))
+
+
+def _merged(group: Sequence[Line]) -> dict[str, Any]:
+    """One message of a group."""
+    messages = [line.message for line in group if line.message]
+    if len(messages) == 1:
+        return messages[0]
+    return {**messages[0], "points": [point for message in messages for point in message["points"]]}

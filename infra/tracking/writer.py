@@ -23,11 +23,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from infra.errors import FromzeroError, StorageError
 from infra.tracking.lineage import Lineage
 from infra.tracking.page import render
 from infra.tracking.records import ModelRecord, PromptRecord
@@ -36,6 +38,9 @@ logger = logging.getLogger(__name__)
 ID_TAG = "fromzero.id"
 KEY_TAG = "fromzero.key"
 URI_TAG = "fromzero.artifact_uri"
+IS_PROMPT_TAG = "mlflow.prompt.is_prompt"
+PROMPT_EXPERIMENTS_TAG = "_mlflow_experiment_ids"
+"""By which MLflow's page of an experiment finds its prompts."""
 UI_URL = "http://127.0.0.1:5000"
 """Where `fromzero ui` serves a local store."""
 MAX_BATCH = 1000
@@ -49,6 +54,8 @@ class Writer:
         import mlflow
         from mlflow import MlflowClient
 
+        # MLflow's own retries repeat a creation whose answer was lost, and so make a second one. Ours look first.
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         self.uri = uri
@@ -56,7 +63,6 @@ class Writer:
         self.experiment_id = self._experiment(experiment, artifact_location)
         self.run_ids: dict[str, str] = {}
         """MLflow run id by our own id, as far as met."""
-        self.models: dict[str, str] = {}
 
     def apply(self, message: Mapping[str, Any]) -> None:
         """Delivers one message.
@@ -83,9 +89,9 @@ class Writer:
 
     def _run_id(self, message: Mapping[str, Any]) -> str:
         run_id = self.find_run(message["id"])
-        if run_id is None:  # the message that made it was lost: the rest is still worth having
-            self._run({"id": message["id"], "name": message["id"], "tags": {}, "parameters": {}})
-            run_id = self.run_ids[message["id"]]
+        if run_id is None:  # its own message comes later, or was lost; the rest is worth having all the same
+            started = min((time_ms for *_, time_ms in message.get("points", ())), default=message.get("start_time"))
+            run_id = self._create_run(message["id"], started, {}, message["id"])
         return run_id
 
     def _experiment(self, name: str, artifact_location: str | None) -> str:
@@ -105,15 +111,24 @@ class Writer:
         return str(found.experiment_id)
 
     def _run(self, message: Mapping[str, Any]) -> None:
-        if self.find_run(message["id"]) is None:
-            tags = {**message["tags"], ID_TAG: message["id"]}
-            if message.get("parent_id"):
-                tags["mlflow.parentRunId"] = self._run_id({"id": message["parent_id"]})
-            run = self.client.create_run(
-                self.experiment_id, start_time=message.get("start_time"), tags=tags, run_name=message["name"]
-            )
-            self.run_ids[message["id"]] = run.info.run_id
+        own_id = message["id"]
+        tags, started = dict(message["tags"]), message.get("start_time")
+        if message.get("parent_id"):
+            tags["mlflow.parentRunId"] = self._run_id({"id": message["parent_id"], "start_time": started})
+        run_id = self.find_run(own_id)
+        if run_id is None:
+            self._create_run(own_id, started, tags, message["name"])
+        else:  # made by an earlier delivery, or by a message that came before this one; MLflow keeps that start time
+            self.client.update_run(run_id, name=message["name"])
+            self._tags({"id": own_id, "tags": tags})
         self._parameters(message)
+
+    def _create_run(self, own_id: str, start_time_ms: int | None, tags: Mapping[str, str], name: str) -> str:
+        run = self.client.create_run(
+            self.experiment_id, start_time=start_time_ms, tags={**tags, ID_TAG: own_id}, run_name=name
+        )
+        self.run_ids[own_id] = str(run.info.run_id)
+        return self.run_ids[own_id]
 
     def _parameters(self, message: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -180,10 +195,9 @@ class Writer:
         record = ModelRecord.model_validate(message["record"])
         run_id, own_id = self._run_id(message), f"{message['key']}/{record.path}"
         tags = {ID_TAG: own_id, KEY_TAG: message["key"], URI_TAG: message["path"], "task": record.task}
-        found, is_ready = self._find_model(own_id)
-        model_id = found or ""
+        model_id, is_ready = self._find_model(own_id)
         if not is_ready:
-            if not found:
+            if model_id is None:
                 model = self.client.create_logged_model(
                     self.experiment_id, record.name, run_id, tags, dict(record.parameters), record.task
                 )
@@ -193,9 +207,8 @@ class Writer:
             self._link_output(run_id, model_id)
             self._model_metrics(run_id, model_id, record, message["time"])
             self.client.finalize_logged_model(model_id, "READY")
-        self.models[own_id] = model_id
         if record.registered_name and register:
-            self._register(record, model_id, run_id, tags)
+            self._register(record, str(model_id), run_id, tags)
 
     def _find_model(self, own_id: str) -> tuple[str | None, bool]:
         """The LoggedModel with our id, and whether its delivery came to its end."""
@@ -206,6 +219,8 @@ class Writer:
         return (ready[0], True) if ready else (begun[0] if begun else None, False)
 
     def _upload(self, model_id: str, record: ModelRecord, path: Path) -> None:
+        if not path.is_dir():
+            raise StorageError(f"{path} is gone before it was delivered to MLflow")
         import mlflow.transformers
         import transformers
 
@@ -223,21 +238,17 @@ class Writer:
     def _link_output(self, run_id: str, model_id: str) -> None:
         from mlflow.entities import LoggedModelOutput
 
-        self.client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
+        outputs = self.client.get_run(run_id).outputs
+        if not any(output.model_id == model_id for output in (outputs.model_outputs if outputs else ())):
+            self.client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])  # a second time it is an error
 
     def _model_metrics(self, run_id: str, model_id: str, record: ModelRecord, time_ms: int) -> None:
         for key, value in record.metrics.items():
             self.client.log_metric(run_id, f"model_{key}", value, timestamp=time_ms, step=0, model_id=model_id)
 
     def _register(self, record: ModelRecord, model_id: str, run_id: str, tags: Mapping[str, str]) -> None:
-        from mlflow.exceptions import MlflowException
-
         name = str(record.registered_name)
-        try:
-            self.client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+        self._ensure(self.client.create_registered_model, name)
         versions = self.client.search_model_versions(f"name = '{name}' and tags.`{ID_TAG}` = '{tags[ID_TAG]}'")
         version = versions[0] if versions else None
         if version is None:
@@ -250,13 +261,26 @@ class Writer:
     def _prompt(self, message: Mapping[str, Any]) -> None:
         record = PromptRecord.model_validate(message["record"])
         own_id = f"{message['key']}/{record.name}"
-        found = self.client.search_prompts(f"name = '{record.name}'")
-        versions = self.client.search_prompt_versions(record.name) if found else []
-        if any(version.tags.get(ID_TAG) == own_id for version in _each(versions)):
-            return
-        tags = {**record.tags, ID_TAG: own_id, KEY_TAG: message["key"]}
-        prompt = self.client.register_prompt(record.name, record.template, tags=tags)
-        self.client.link_prompt_version_to_run(self._run_id(message), prompt)
+        # Not `register_prompt`: after a lost answer it deletes the prompt that it has just made (MLflow 3.17).
+        self._ensure(self.client.create_prompt, record.name, tags={PROMPT_EXPERIMENTS_TAG: f",{self.experiment_id},"})
+        query = f"name = '{record.name}' and tags.`{IS_PROMPT_TAG}` = 'true' and tags.`{ID_TAG}` = '{own_id}'"
+        versions = self.client.search_model_versions(query)
+        if versions:
+            version = versions[0].version
+        else:
+            tags = {**record.tags, ID_TAG: own_id, KEY_TAG: message["key"]}
+            version = self.client.create_prompt_version(record.name, record.template, tags=tags).version
+        self.client.link_prompt_version_to_run(self._run_id(message), f"prompts:/{record.name}/{version}")
+
+    def _ensure(self, create: Callable[..., Any], name: str, **options: Any) -> None:
+        """Creates what has this name, if there is nothing yet."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            create(name, **options)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
 
     def _repair(self, message: Mapping[str, Any]) -> None:
         run_id = self.find_step(message["key"])
@@ -286,12 +310,12 @@ class Writer:
         self.client.set_terminated(self._run_id(message), message["status"], message["end_time"])
 
 
-def _each(versions: Any) -> Iterable[Any]:
-    """Prompt versions from either shape that MLflow 3.17 returns: a list, or a page with `model_versions`."""
-    return getattr(versions, "model_versions", None) or list(versions)
-
-
 def is_permanent(error: Exception) -> bool:
     """Whether MLflow will refuse the same message for ever, so that waiting is no use."""
-    permanent = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
-    return getattr(error, "error_code", None) in permanent or isinstance(error, AttributeError | TypeError | KeyError)
+    from pydantic import ValidationError
+
+    code = getattr(error, "error_code", None)
+    if code == "BAD_REQUEST":  # MLflow's word for all that a database says, "connection already closed" included
+        return "IntegrityError" in str(error) or "DataError" in str(error)
+    ours = FromzeroError | ValidationError | AttributeError | TypeError | KeyError
+    return code in ("INVALID_PARAMETER_VALUE", "INVALID_STATE") or isinstance(error, ours)

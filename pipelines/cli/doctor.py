@@ -202,13 +202,11 @@ def _missing(store: Store, manifests: Mapping[Path, Mapping[str, Any]]) -> Itera
 
 def _tracking(config: PipelineConfig, store: Store) -> Check:
     target = destination(config.tracking, store.root)
-    if target.uri.startswith("sqlite:") and not Path(target.uri.removeprefix("sqlite:///")).exists():
+    if target.database and not target.database.exists():
         return Check(name="mlflow store", status="ok", detail=f"{target.uri} will be made by the first run")
     apply(run_environment())
-    from infra.tracking.writer import Writer
-
     try:
-        writer = Writer(target.uri, target.experiment, target.artifact_location)
+        writer = target.open()
         return Check(
             name="mlflow store",
             status="ok",

@@ -72,7 +72,7 @@ def _with_aliases(graph: Lineage, targets: Targets) -> Lineage:
 def _linked(part: Lineage, targets: Targets) -> Lineage:
     """With links to MLflow, if it is there."""
     target = destination(targets.config.tracking, targets.store.root)
-    if target.uri.startswith("sqlite:") and not Path(target.uri.removeprefix("sqlite:///")).exists():
+    if target.database and not target.database.exists():
         return part
     apply(run_environment())
     try:

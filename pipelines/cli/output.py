@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -23,8 +24,9 @@ logger = logging.getLogger(__name__)
 
 def emit_json(document: Mapping[str, Any]) -> None:
     """Prints the one JSON document of a command."""
-    sys.stdout.write(json.dumps(_finite(document), ensure_ascii=False, indent=1) + "\n")
-    sys.stdout.flush()
+    stdout = sys.__stdout__ or sys.stdout  # past the redirection of `guarded`
+    stdout.write(json.dumps(_finite(document), ensure_ascii=False, indent=1) + "\n")
+    stdout.flush()
 
 
 def stdout_console() -> Console:
@@ -50,7 +52,9 @@ def guarded(command: Callable[[], int], *, as_json: bool, frame: Mapping[str, An
         frame: the other keys of that document.
     """
     try:
-        code = command()
+        # Ray and MLflow print warnings and addresses to standard output, which is for the document alone.
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            code = command()
     except FromzeroError as error:
         problems = list(error.problems) if isinstance(error, ConfigError) else str(error).splitlines()
         _fail(problems, as_json, frame)

@@ -14,7 +14,7 @@ from rich.table import Table
 from infra.cluster.environment import apply, run_environment
 from infra.errors import InfrastructureError, UserError
 from infra.journal import runs
-from infra.journal.lock import exclusive, working
+from infra.journal.lock import working
 from infra.storage.store import Store
 from infra.tracking.locations import destination
 from pipelines.cli.output import emit_json, guarded, say, stdout_console
@@ -95,8 +95,7 @@ def ui_command(pipeline: str, overrides: list[str], *, port: int, as_json: bool)
             return 0
         _check_port(port)
         apply(run_environment())
-        with exclusive(store.root / "spool" / "writer.lock", "the MLflow store"):
-            target.open()  # makes or upgrades the database alone, before the server's processes meet it
+        target.open()  # makes or upgrades the database alone, before the server's processes meet it
         url = f"http://127.0.0.1:{port}"
         emit_json({"url": url, "errors": []}) if as_json else print(f"MLflow UI: {url}   (Ctrl-C ends it)", flush=True)
         command = [
@@ -148,11 +147,14 @@ def sync_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoRet
             runs.close_dead(store)
             names = [spool.path.stem for spool in runs.leftover_spools(store)]
             current, past = latest_and_past(store)
-            error = deliver(store, destination(config.tracking, store.root), past, current)
-        if error:
-            raise InfrastructureError(error)
+            delivery = deliver(store, destination(config.tracking, store.root), past, current)
+        for line in delivery.kept_aside:
+            say(line)
+        if not delivery.complete:
+            raise InfrastructureError(str(delivery.error))
         if as_json:
-            emit_json({"delivered": names, "num_steps": len(past) + len(current), "errors": []})
+            steps = len(past) + len(current)
+            emit_json({"delivered": names, "num_steps": steps, "kept_aside": delivery.kept_aside, "errors": []})
         else:
             print(f"delivered: {', '.join(names)}" if names else "nothing waits")
             print(f"{len(past) + len(current)} finished steps are in MLflow")

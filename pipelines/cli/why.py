@@ -52,9 +52,9 @@ def accept_command(name: str, pipeline: str, overrides: list[str], *, reason: st
             key = acceptance_key(planned.step, planned.identity)
             message = accept(store, name, key, manifest, list(planned.reasons), reason)
             Spool(store.root / "spool" / f"{runs.new_run_id()}.jsonl").append(message)
-            error = deliver(store, prepared.destination, [], [])
-        if error:
-            say(f"MLflow did not take the record ({error}); `fromzero sync` delivers it later")
+            delivery = deliver(store, prepared.destination, [], [])
+        if not delivery.complete:
+            say(f"MLflow did not take the record ({delivery.error}); `fromzero sync` delivers it later")
         if as_json:
             emit_json({**frame, "key": planned.key, "accepted": manifest["key"], "errors": []})
         else:

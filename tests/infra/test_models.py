@@ -2,61 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from infra.errors import InfrastructureError, UserError
 from infra.tracking.champion import find_champion, find_version
 from infra.tracking.tracker import Destination
 from infra.tracking.writer import KEY_TAG
+from tests.infra.toy_model import model_message, write_classifier
 
-WORDS = {"<pad>": 0, "<unk>": 1, "甲": 2, "乙": 3}
 TEXTS = ["甲 乙 乙", "乙", "甲"]
 
 
 @pytest.fixture(scope="module")
-def delivered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Destination, Path]:
+def delivered(store: Destination, tmp_path_factory: pytest.TempPathFactory) -> tuple[Destination, Path]:
     """A store that was told twice of one registered classifier, by two processes' writers."""
     root = tmp_path_factory.mktemp("models")
     folder = root / "artifact" / "model"
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=4, intermediate_size=8, num_labels=2, pad_token_id=0, **sizes)
-    BertForSequenceClassification(config).save_pretrained(folder)
-    backend = Tokenizer(models.WordLevel(WORDS, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>").save_pretrained(folder)
-    target = Destination(
-        uri=f"sqlite:///{root / 'mlflow.db'}", experiment="toy", artifact_location=(root / "a").as_uri()
-    )
+    write_classifier(folder)
+    target = replace(store, experiment="models")
     run = {"kind": "run", "id": "r", "name": "r", "start_time": 1, "tags": {}, "parameters": {}}
-    model = {
-        "kind": "model",
-        "id": "r",
-        "key": "k" * 32,
-        "path": str(folder),
-        "time": 2,
-        "record": {
-            "type": "model",
-            "path": "model",
-            "name": "toy",
-            "task": "text-classification",
-            "metrics": {"test_accuracy": 0.5},
-            "registered_name": "toy-classifier",
-            "alias": "champion",
-        },
-    }
+    model = model_message("r", "k" * 32, folder, "toy-classifier")
     for _ in range(2):
         writer = target.open()
         writer.apply(run)

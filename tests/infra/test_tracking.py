@@ -1,24 +1,26 @@
-"""The spool and the writer: everything arrives once, whatever happens in between. Real MLflow on SQLite."""
+"""The spool and the writer: everything arrives once, whatever happens in between. MLflow on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from infra.errors import UserError
+from infra.tracking.champion import find_champion
 from infra.tracking.messages import raw_inputs
 from infra.tracking.spool import Spool
 from infra.tracking.tracker import Destination, Tracker, Uploader
-from infra.tracking.writer import ID_TAG, Writer
+from infra.tracking.writer import ID_TAG, KEY_TAG
 
 
 @pytest.fixture(scope="module")
-def destination(tmp_path_factory: pytest.TempPathFactory) -> Destination:
-    root = tmp_path_factory.mktemp("mlflow")
-    return Destination(uri=f"sqlite:///{root / 'mlflow.db'}", experiment="toy", artifact_location=(root / "a").as_uri())
+def destination(store: Destination) -> Destination:
+    return replace(store, experiment="tracking")
 
 
 def run_message(run: str, parent: str | None = None) -> dict[str, object]:
@@ -33,32 +35,36 @@ def run_message(run: str, parent: str | None = None) -> dict[str, object]:
     }
 
 
+def ids(spool: Spool, *, final: bool = False) -> list[str]:
+    return [line.message["id"] if line.message else "damaged" for line in spool.read(final=final)]
+
+
 def test_spool_reads_what_was_appended_from_where_it_was_delivered(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "r.jsonl")
     spool.append({"kind": "end", "id": "一"})
     spool.append({"kind": "end", "id": "2"})
-    first, position = spool.read(1)
-    spool.advance(position)
-    assert [m["id"] for m in first] == ["一"]
-    assert [m["id"] for m in Spool(tmp_path / "r.jsonl").read()[0]] == ["2"]
+    (first,) = spool.read(1)
+    assert first.message == {"kind": "end", "id": "一"}
+    spool.advance(first.end, {"一": "r"})
+    later = Spool(tmp_path / "r.jsonl")
+    assert (ids(later), later.run_ids) == (["2"], {"一": "r"})
 
 
-def test_a_damaged_line_is_kept_aside_and_the_rest_is_read(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "r.jsonl")
-    spool.append({"kind": "end", "id": "1"})
-    with spool.path.open("ab") as stream:
-        stream.write(b'{"kind": "end", "i\n')
-    spool.append({"kind": "end", "id": "3"})
-    assert [m["id"] for m in spool.read()[0]] == ["1", "3"]
-    assert (tmp_path / "r.damaged").read_bytes() == b'{"kind": "end", "i\n'
+def test_a_spool_that_another_process_delivered_and_removed_has_nothing_left(tmp_path: Path) -> None:
+    mine, other = Spool(tmp_path / "r.jsonl"), Spool(tmp_path / "r.jsonl")
+    mine.append({"kind": "end", "id": "1"})
+    other.advance(other.read()[-1].end, {})
+    assert (ids(mine), mine.pending_bytes) == ([], 0)
+    other.remove()
+    assert (ids(mine), mine.pending_bytes) == ([], 0)
 
 
 def test_a_line_torn_by_a_kill_stays_alone(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "r.jsonl")
     spool.path.write_bytes(b'{"kind": "en')
-    assert spool.read() == ([], 0)
+    assert (ids(spool), ids(spool, final=True)) == ([], ["damaged"])
     Spool(tmp_path / "r.jsonl").append({"kind": "end", "id": "2"})
-    assert [m["id"] for m in spool.read()[0]] == ["2"]
+    assert ids(spool) == ["damaged", "2"]
 
 
 def test_a_message_delivered_twice_changes_nothing(destination: Destination) -> None:
@@ -87,8 +93,10 @@ def test_a_message_delivered_twice_changes_nothing(destination: Destination) -> 
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert [m.value for m in again.client.get_metric_history(child.info.run_id, "loss")] == [1.5, 1.0]
     assert child.info.status == "FINISHED"
-    prompt = again.client.search_prompt_versions("toy")
-    assert len(list(getattr(prompt, "model_versions", None) or prompt)) == 1
+    (prompt,) = again.client.search_prompt_versions("toy")
+    assert (prompt.template, prompt.tags[ID_TAG]) == ("{{text}}", "k/toy")
+    assert '"toy"' in child.data.tags["mlflow.linkedPrompts"]
+    assert len(again.client.search_prompts(f"experiment_id = '{again.experiment_id}' and name = 'toy'")) == 1
 
 
 def test_raw_files_are_inputs_with_their_rows(destination: Destination) -> None:
@@ -121,15 +129,118 @@ def test_points_that_a_resumed_training_sends_again_are_dropped(tmp_path: Path, 
     assert [m.step for m in history] == [1, 2, 3, 4]
 
 
-def test_a_message_that_mlflow_refuses_is_kept_and_the_rest_arrives(tmp_path: Path, destination: Destination) -> None:
+def test_a_tracker_that_was_killed_goes_on_where_it_was(tmp_path: Path, destination: Destination) -> None:
+    """The second one is as after a SIGKILL: what the first knew is in the spool alone."""
+    history = [(step, {"loss": float(step)}) for step in (10, 20, 30)]
+    trial = {"trial_id": "t", "parameters": {"rate": 0.1}, "status": "finished", "history": history[:2]}
+    first = Tracker("again", tmp_path, destination)
+    first.put(run_message("again/s"))
+    first.receive("trial", "s", {"trial": trial})
+    first.receive("metrics", "s", {"metrics": {"loss": 1.0}, "step": 1, "time": 1.0})
+    second = Tracker("again", tmp_path, destination)
+    second.receive("metrics", "s", {"metrics": {"loss": 1.0}, "step": 1, "time": 2.0})
+    second.receive("metrics", "s", {"metrics": {"loss": 2.0}, "step": 2, "time": 3.0})
+    second.receive("trial", "s", {"trial": {**trial, "history": history}})
+    delivery = second.flush(60)
+    first.close()
+    second.close()
+    assert delivery.complete
+    client = destination.open().client
+    for own_id, steps in (("again/s", [1, 2]), ("again/s/t", [10, 20, 30])):
+        assert [m.step for m in client.get_metric_history(delivery.run_ids[own_id], "loss")] == steps
+
+
+def test_a_point_that_comes_before_its_run_does_not_take_its_name_from_it(
+    tmp_path: Path, destination: Destination
+) -> None:
+    """Ray keeps no order between the driver and a worker while the tracker is away: in one batch, and in two."""
+    spool = Spool(tmp_path / "r.jsonl")
+    uploader = Uploader(spool, destination, tmp_path / "lock")
+    point = {"kind": "metrics", "points": [["loss", 1.0, 1, 5000]]}
+    child = {**run_message("early/s", "early"), "name": "s"}
+    for message in ({**point, "id": "early/s"}, child, run_message("early"), {**point, "id": "late/s"}):
+        spool.append(message)
+    assert uploader.deliver()
+    spool.append({**child, "id": "late/s"})
+    assert uploader.deliver()
+    client = destination.open().client
+    for own_id, start_time in (("early/s", 1000), ("late/s", 5000)):
+        run = client.get_run(uploader.state().run_ids[own_id])
+        assert (run.info.run_name, run.data.tags["a"], run.data.params) == ("s", "b", {"x": "1"})
+        assert run.data.tags["mlflow.parentRunId"] == uploader.state().run_ids["early"]
+        assert (run.info.start_time, len(client.get_metric_history(run.info.run_id, "loss"))) == (start_time, 1)
+
+
+def test_what_is_damaged_or_refused_is_kept_and_named_and_the_rest_arrives(
+    tmp_path: Path, destination: Destination
+) -> None:
     spool = Spool(tmp_path / "r.jsonl")
     spool.append(run_message("refused"))
     spool.append({**run_message("refused"), "parameters": {"x": 2}})  # a parameter cannot change
+    with spool.path.open("ab") as stream:
+        stream.write(b'{"kind": "end", "i\n')
+    for key, step in (("loss", 1), ("no such name?", 1), ("loss", 2)):
+        spool.append({"kind": "metrics", "id": "refused", "points": [[key, 1.0, step, 1]]})
     spool.append({"kind": "end", "id": "refused", "status": "FINISHED", "end_time": 1})
     uploader = Uploader(spool, destination, tmp_path / "lock")
-    assert uploader.deliver() and uploader.rejected == 1
-    assert json.loads((tmp_path / "r.rejected").read_text())["message"]["parameters"] == {"x": 2}
-    assert destination.open().client.get_run(uploader.run_ids["refused"]).info.status == "FINISHED"
+    assert uploader.deliver()
+    assert uploader.state().kept_aside == [
+        f"2 messages that MLflow refused, kept in {tmp_path / 'r.rejected'}",
+        f"1 damaged lines of the spool, kept in {tmp_path / 'r.damaged'}",
+    ]
+    assert (tmp_path / "r.damaged").read_bytes() == b'{"kind": "end", "i\n'
+    refused = [json.loads(line)["message"] for line in (tmp_path / "r.rejected").read_text().splitlines()]
+    assert (refused[0]["parameters"], refused[1]["points"][0][0]) == ({"x": 2}, "no such name?")
+    client = destination.open().client
+    run = client.get_run(uploader.state().run_ids["refused"])
+    assert run.info.status == "FINISHED" and run.data.params == {"x": "1"}
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == [1, 2]
+
+
+def test_a_run_is_told_what_was_damaged_in_the_spool_of_an_earlier_one(
+    tmp_path: Path, destination: Destination
+) -> None:
+    (tmp_path / "earlier.jsonl").write_bytes(b"no message\n")
+    tracker = Tracker("now", tmp_path, destination, [tmp_path / "earlier.jsonl"])
+    tracker.put(run_message("now"))
+    delivery = tracker.flush(60)
+    tracker.close()
+    assert delivery.complete
+    assert delivery.kept_aside == [f"1 damaged lines of the spool, kept in {tmp_path / 'earlier.damaged'}"]
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_the_same_points_again_are_not_stored_again(destination: Destination) -> None:
+    """What a lost answer, or a kill between delivery and `advance`, comes to: the database drops equal rows."""
+    writer = destination.open()
+    points = [
+        ["loss", value, step, 1000 + step] for step, value in enumerate((0.1, float("nan"), float("inf"), 1e-300))
+    ]
+    writer.apply(run_message("equal"))
+    writer.apply({"kind": "metrics", "id": "equal", "points": points[:3]})
+    for part in (points[1:], points, points):
+        destination.open().apply({"kind": "metrics", "id": "equal", "points": part})
+    history = writer.client.get_metric_history(writer.run_ids["equal"], "loss")
+    assert [point.step for point in history] == [0, 1, 2, 3]
+
+
+def test_a_repair_of_a_run_that_was_killed_adds_only_the_points_it_lacks(destination: Destination) -> None:
+    """Their times differ: those of the run are real, those of the repair made from the artifact."""
+    writer = destination.open()
+    run = {**run_message("half"), "tags": {KEY_TAG: "f" * 32}}
+    writer.apply(run)
+    writer.apply({"kind": "metrics", "id": "half", "points": [["loss", 1.0, 1, 5000], ["loss", 2.0, 2, 6000]]})
+    writer.apply({"kind": "kill", "id": "half", "end_time": 7000})
+    points = [["loss", float(step), step, 1000] for step in (1, 2, 3)]
+    end = {"kind": "end", "id": "half", "status": "FINISHED", "end_time": 8000}
+    repair = {"kind": "repair", "id": "half", "key": "f" * 32}
+    for _ in range(2):
+        messages = [run, {"kind": "metrics", "id": "half", "points": points}, end]
+        destination.open().apply({**repair, "messages": messages})
+    found = writer.client.get_run(writer.run_ids["half"])
+    assert found.info.status == "FINISHED"
+    history = writer.client.get_metric_history(found.info.run_id, "loss")
+    assert sorted((m.step, m.timestamp) for m in history) == [(1, 5000), (2, 6000), (3, 1000)]
 
 
 def test_a_server_that_is_away_costs_only_delay(tmp_path: Path, destination: Destination) -> None:
@@ -143,32 +254,37 @@ def test_a_server_that_is_away_costs_only_delay(tmp_path: Path, destination: Des
     tracker.close()
     assert not delivery.complete and delivery.error
     later = Uploader(Spool(tmp_path / "late.jsonl"), destination, tmp_path / "writer.lock")
-    assert later.deliver(final=True) and "late" in later.run_ids
+    assert later.deliver(final=True) and "late" in later.state().run_ids
 
 
-def _open(destination: Destination, lock: Path, results: multiprocessing.Queue[str]) -> None:
-    spool = Spool(lock.parent / f"{multiprocessing.current_process().pid}.jsonl")
+def _deliver(destination: Destination, folder: Path) -> None:
+    spool = Spool(folder / f"{multiprocessing.current_process().pid}.jsonl")
     spool.append(run_message(spool.path.stem))
-    uploader = Uploader(spool, destination, lock)
-    deadline = time.monotonic() + 120
-    while not uploader.deliver() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    results.put(uploader.error or "delivered")
+    uploader = Uploader(spool, destination, folder / "writer.lock")
+    assert uploader.deliver(wait_seconds=120), uploader.error
+
+
+def _find(destination: Destination, folder: Path) -> None:
+    with pytest.raises(UserError, match="is registered"):
+        find_champion(destination, "nobody")
+
+
+def _look(destination: Destination, folder: Path) -> None:
+    destination.open()  # as `ui`, `doctor` and `lineage` do
 
 
 def test_several_processes_that_meet_a_fresh_store_do_not_break_it(tmp_path: Path) -> None:
     fresh = Destination(uri=f"sqlite:///{tmp_path / 'new.db'}", experiment="e", artifact_location=None)
     context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=_open, args=(fresh, tmp_path / "writer.lock", results)) for _ in range(3)]
+    openers = (_deliver, _deliver, _find, _look)
+    processes = [context.Process(target=opener, args=(fresh, tmp_path)) for opener in openers]
     for process in processes:
         process.start()
-    outcomes = [results.get(timeout=150) for _ in processes]
     for process in processes:
-        process.join()
-    assert outcomes == ["delivered"] * 3
-    writer = Writer(fresh.uri, "e", None)
-    assert len(writer.client.search_runs([writer.experiment_id])) == 3
+        process.join(150)
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+    writer = fresh.open()
+    assert len(writer.client.search_runs([writer.experiment_id])) == 2
 
 
 def test_a_models_last_metrics_do_not_stand_in_its_curve_twice(tmp_path: Path, destination: Destination) -> None:

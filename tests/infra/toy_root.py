@@ -86,7 +86,7 @@ class ToyRoot:
                 config = step.config.model_dump(mode="json")
                 now = time.time()
                 for message in messages.step_started(
-                    run_id, step.name, planned.key, config, used, {}, self.store.root, now, {}
+                    run_id, step.name, planned.key, config, used, self.store.root, now, {}
                 ):
                     tracker.put(message)
                 made = run_job(
