@@ -290,7 +290,7 @@ def test_a_model_that_gc_took_before_it_was_killed_comes_back_with_the_next_deli
     assert next(removal).kind == "mlflow model"
     removal.close()
     assert not Delivered.load(root.store.root, root.destination).has([manifest]) and active_models(root) == set()
-    assert deliver(root.store, root.destination, [], [manifest]) is None
+    assert deliver(root.store, root.destination, [], [manifest]).complete
     assert active_models(root) == {f"{manifest['key']}/model"}
     assert Delivered.load(root.store.root, root.destination).has([manifest])
 

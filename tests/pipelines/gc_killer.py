@@ -89,7 +89,7 @@ def gc(root: ToyRoot, die_at: int | None = None) -> int:
             return original(*args, **kwargs)
 
         setattr(owner, name, counted)
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - until this process ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # until this process ends
     try:
         gc_command("llm", [f"storage.root={root.store.root}"], keep_runs=1, dry_run=False, as_json=True)
     except typer.Exit as ended:

@@ -26,7 +26,7 @@ WORDS = ("red", "green", "blue", "sea", "sky", "rose", "leaf", "stone")
 
 @pytest.fixture
 def invoke(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ray_cluster: Mapping[str, Any]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], ray_cluster: Mapping[str, Any]
 ) -> Invoke:
     """`invoke("run", ...)` in a folder with a small good task and corpus."""
     rows = [{"text": f"the {a} {b} number {n}", "label": "ab"[n % 2]} for n in range(8) for a in WORDS for b in WORDS]
@@ -44,10 +44,10 @@ def invoke(
             }
             given += [f"{k}={v}" for k, v in defaults.items() if not any(a.startswith(f"{k}=") for a in arguments)]
         monkeypatch.setattr(sys, "argv", given)
-        capsys.readouterr()
+        capfd.readouterr()
         with pytest.raises(SystemExit) as caught:
             main()
-        captured = capsys.readouterr()
+        captured = capfd.readouterr()
         return Done(int(caught.value.code or 0), captured.out, captured.err)
 
     return call

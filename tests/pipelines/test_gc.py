@@ -37,15 +37,15 @@ def root(tmp_path: Path, empty_mlflow: Path) -> ToyRoot:
 
 
 @pytest.fixture
-def gc(root: ToyRoot, capsys: pytest.CaptureFixture[str]) -> Command:
+def gc(root: ToyRoot, capfd: pytest.CaptureFixture[str]) -> Command:
     """`gc(...)`: its exit code, and its JSON document or its lines."""
 
     def run(*more: str, as_json: bool = True, dry_run: bool = False, keep_runs: int = 1) -> tuple[int, Any]:
-        capsys.readouterr()
+        capfd.readouterr()
         overrides = [f"storage.root={root.store.root}", *more]
         with pytest.raises(typer.Exit) as ended:
             gc_command("llm", overrides, keep_runs=keep_runs, dry_run=dry_run, as_json=as_json)
-        out = capsys.readouterr().out
+        out = capfd.readouterr().out
         return ended.value.exit_code, json.loads(out) if as_json else [line.rstrip() for line in out.splitlines()]
 
     return run
@@ -160,14 +160,14 @@ def test_killed_at_any_point_and_repeated_it_ends_in_the_same_state(tmp_path: Pa
 
 
 @pytest.fixture
-def doctor(root: ToyRoot, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, str], list[str]]]:
+def doctor(root: ToyRoot, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, str], list[str]]]:
     """`doctor(verify=...)`: its exit code, the details of its checks by name, and its errors."""
 
     def run(*, verify: bool) -> tuple[int, dict[str, str], list[str]]:
-        capsys.readouterr()
+        capfd.readouterr()
         with pytest.raises(typer.Exit) as ended:
             doctor_command("llm", [f"storage.root={root.store.root}"], verify=verify, as_json=True)
-        told = json.loads(capsys.readouterr().out)
+        told = json.loads(capfd.readouterr().out)
         return ended.value.exit_code, {check["name"]: check["detail"] for check in told["checks"]}, told["errors"]
 
     return run

@@ -43,7 +43,7 @@ def keys(root: Path) -> Keys:
 
 
 @pytest.fixture
-def fromzero(root: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fromzero:
+def fromzero(root: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Fromzero:
     """`fromzero("lineage", ...)` in the folder of the raw files."""
     monkeypatch.chdir(root / "data")
 
@@ -51,7 +51,7 @@ def fromzero(root: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch, capsys: py
         monkeypatch.setattr(sys, "argv", ["fromzero", *arguments, f"storage.root={at}"])
         with pytest.raises(SystemExit) as caught:
             main()
-        captured = capsys.readouterr()
+        captured = capfd.readouterr()
         return Done(int(caught.value.code or 0), captured.out, captured.err)
 
     return call
@@ -210,12 +210,12 @@ def test_versions_and_aliases_are_asked_of_mlflow(root: Path, keys: Keys, fromze
     ],
 )
 def test_both_commands_have_a_help_of_their_own(
-    arguments: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["fromzero", *arguments])
     with pytest.raises(SystemExit) as caught:
         main()
-    assert not caught.value.code and told in " ".join(capsys.readouterr().out.split())
+    assert not caught.value.code and told in " ".join(capfd.readouterr().out.split())
 
 
 def test_a_raw_file_has_no_difference_and_a_missing_side_is_asked_for(fromzero: Fromzero) -> None:

@@ -20,7 +20,7 @@ NIGHTLY = ("--at", "0 2 * * *")
 
 
 @pytest.fixture
-def schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
+def schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Invoke:
     """`schedule("llm", "--at", ...)` in this process, which is five times as quick."""
     monkeypatch.chdir(tmp_path)
 
@@ -28,7 +28,7 @@ def schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         monkeypatch.setattr(sys, "argv", ["fromzero", "schedule", *arguments])
         with pytest.raises(SystemExit) as caught:
             main()
-        return Done(int(caught.value.code or 0), *capsys.readouterr())
+        return Done(int(caught.value.code or 0), *capfd.readouterr())
 
     return call
 
