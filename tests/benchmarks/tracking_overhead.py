@@ -177,11 +177,11 @@ def measure(root: Path, steps: int, repeats: int) -> Table:
         training = document[STEP]
         for number in range(10):
             tracker.put(
-                *step_started("r", f"s{number}", "0" * 32, training, {}, {}, root, time.time(), {}),
+                *step_started("r", f"s{number}", "0" * 32, training, {}, root, time.time(), {}),
                 run_ended(f"r/s{number}", "FINISHED", time.time()),
             )
         stepped = _flushed(tracker)
-        tracker.put(*step_started("r", STEP, "1" * 32, training, {}, {}, root, time.time(), {}))
+        tracker.put(*step_started("r", STEP, "1" * 32, training, {}, root, time.time(), {}))
         before = _flushed(tracker)
         with_tracker, without = [], []
         for number in range(repeats):
