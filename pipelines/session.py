@@ -18,7 +18,7 @@ from infra.tracking.actor import TrackerHandle
 from infra.tracking.delivered import Delivered
 from infra.tracking.lineage import Lineage
 from infra.tracking.spool import Spool
-from infra.tracking.tracker import Delivery, Destination, Uploader
+from infra.tracking.tracker import Connection, Delivery, Destination, Uploader
 
 if TYPE_CHECKING:
     from pipelines.runner import Console, Prepared
@@ -184,8 +184,9 @@ def deliver(store: Store, target: Destination, past: Sequence[Manifest], current
         folder = store.artifact_folder(manifest["step"], manifest["key"])
         spool.append(messages.repair(manifest, folder, store.root, alias=alias))
     whole = Delivery(complete=True, pending_bytes=0)
+    connection = Connection(target, store.root / "spool" / "writer.lock")
     for waiting in (*leftovers, spool):
-        uploader = Uploader(waiting, target, store.root / "spool" / "writer.lock")
+        uploader = Uploader(waiting, connection)
         done = uploader.deliver_whole()
         whole.kept_aside += waiting.kept_aside
         whole.run_ids |= uploader.state().run_ids

@@ -11,6 +11,7 @@ import ast
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from infra.errors import FromzeroError
 
@@ -84,7 +85,17 @@ def tree_digest(tree: ast.Module) -> str:
 
 
 def _digest(node: ast.AST) -> str:
-    return hashlib.sha256(ast.dump(node).encode("utf-8")).hexdigest()
+    return hashlib.sha256(_dump(node).encode("utf-8")).hexdigest()
+
+
+def _dump(value: Any) -> str:
+    """A tree as text, the same in every version of Python: `ast.dump` is not, for newer trees have fields that older
+    ones lack, and newer dumps leave out what is empty (3.12, 3.13)."""
+    if isinstance(value, ast.AST):
+        fields = ((name, getattr(value, name, None)) for name in value._fields)
+        told = (f"{name}={_dump(field)}" for name, field in fields if field is not None and field != [])
+        return f"{type(value).__name__}({','.join(told)})"
+    return f"[{','.join(map(_dump, value))}]" if isinstance(value, list) else repr(value)
 
 
 def _is_docstring(node: ast.stmt) -> bool:

@@ -28,8 +28,8 @@ GC = "gc.lock"
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, what: str, wait_seconds: float = 0) -> Iterator[None]:
-    """Holds the lock `path`.
+def exclusive(path: Path, what: str, wait_seconds: float = 0) -> Iterator[ProcessIdentity | None]:
+    """Holds the lock `path`; yields who held it last, as far as that is known.
 
     Args:
         path: the lock's file; it stays.
@@ -39,8 +39,8 @@ def exclusive(path: Path, what: str, wait_seconds: float = 0) -> Iterator[None]:
     Raises:
         LockedError: somebody holds it; names them.
     """
-    with _held(path, fcntl.LOCK_EX, f"{what} is being made by", wait_seconds):
-        yield
+    with _held(path, fcntl.LOCK_EX, f"{what} is being made by", wait_seconds) as last:
+        yield last
 
 
 @contextlib.contextmanager
@@ -79,8 +79,8 @@ def claimed(folder: Path, steps: Iterable[tuple[str, str]]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held(path: Path, operation: int, refusal: str, wait_seconds: float = 0) -> Iterator[None]:
-    """Holds `path` shared or alone; the file says who took it last."""
+def _held(path: Path, operation: int, refusal: str, wait_seconds: float = 0) -> Iterator[ProcessIdentity | None]:
+    """Holds `path` shared or alone; the file says who took it last, which is yielded."""
     deadline = time.monotonic() + wait_seconds
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -89,11 +89,13 @@ def _held(path: Path, operation: int, refusal: str, wait_seconds: float = 0) -> 
     try:
         while not _taken(descriptor, operation):
             if time.monotonic() >= deadline:
-                raise LockedError(f"{refusal} {_holder(descriptor)}; wait for it, or stop it, then run again")
+                holder = _holder(descriptor) or "another process"
+                raise LockedError(f"{refusal} {holder}; wait for it, or stop it, then run again")
             time.sleep(0.05)
+        last = _holder(descriptor)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(ProcessIdentity.current().to_json()).encode(), 0)
-        yield
+        yield last
     finally:
         os.close(descriptor)
 
@@ -106,9 +108,8 @@ def _taken(descriptor: int, operation: int) -> bool:
     return True
 
 
-def _holder(descriptor: int) -> str:
+def _holder(descriptor: int) -> ProcessIdentity | None:
     try:
-        holder = ProcessIdentity.parse(json.loads(os.pread(descriptor, 4096, 0)))
+        return ProcessIdentity.parse(json.loads(os.pread(descriptor, 4096, 0)))
     except ValueError:
-        holder = None
-    return str(holder) if holder else "another process"
+        return None

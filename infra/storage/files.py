@@ -40,7 +40,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as readable JSON, atomically; keys keep their order."""
-    write_atomic(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
+    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))  # a file name that is no UTF-8 becomes JSON's own \\u
 
 
 def fsync(path: Path) -> None:

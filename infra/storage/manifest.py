@@ -79,8 +79,12 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(data)
         version = manifest["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+        files = manifest["files"]
+        sound = all(isinstance(e["num_bytes"], int) and isinstance(e["sha256"], str) for e in files.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedArtifactError(f"{where} is missing or damaged: {error}") from error
+    if not sound:
+        raise DamagedArtifactError(f"{where} is damaged: a file without size and digest")
     if version != FORMAT_VERSION:
         raise DamagedArtifactError(f"{where} has format version {version}; this code reads {FORMAT_VERSION}")
     signature = _signature(manifest)

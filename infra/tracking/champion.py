@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from infra.errors import InfrastructureError, UserError
+from infra.errors import DamagedArtifactError, FromzeroError, InfrastructureError, UserError
+from infra.storage import manifest
 from infra.tracking.tracker import Destination
 from infra.tracking.writer import KEY_TAG, URI_TAG
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,25 +27,35 @@ class Champion:
     key: str
     folder: Path
     """A Hugging Face folder."""
+    copy: tempfile.TemporaryDirectory[str] | None = None
+    """What holds the folder, if it was downloaded; goes with this value."""
 
 
 def find_champion(destination: Destination, name: str, alias: str = "champion") -> Champion:
-    """The version of registered model `name` that has `alias`; its files are downloaded if they are not here.
+    """The version of registered model `name` that has `alias`; its files are downloaded if they are not here, or not as
+    they were made.
 
     Raises:
         UserError: no such model or alias.
         InfrastructureError: MLflow does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
     version = find_version(destination, name, alias=alias)
+    key, copy = version.tags.get(KEY_TAG, ""), None
     folder = _local(version.tags.get(URI_TAG, ""))
     try:
-        if not (folder / "config.json").is_file():
-            folder = _download(version.source, destination.uri)
-    except MlflowException as error:
-        raise InfrastructureError(f"{destination.uri} does not answer: {str(error).splitlines()[0]}") from error
-    return Champion(name=name, version=str(version.version), key=version.tags.get(KEY_TAG, ""), folder=folder)
+        here = next((place for place in folder.parents if place.name == key and place.is_dir()), None)
+        if here is not None:
+            manifest.verify(here)
+    except DamagedArtifactError as error:
+        logger.warning("%s; the files that MLflow has are taken", str(error))
+        here = None
+    if here is None:
+        try:
+            copy = tempfile.TemporaryDirectory(prefix="fromzero-champion-")
+            folder = _download(version.source, destination.uri, copy.name)
+        except Exception as error:  # telemetry boundary: MLflow raises whatever its store or network raises
+            raise InfrastructureError(destination.told(error)) from error
+    return Champion(name=name, version=str(version.version), key=key, folder=folder, copy=copy)
 
 
 def find_version(destination: Destination, name: str, *, alias: str | None = None, number: str | None = None) -> Any:
@@ -66,8 +80,10 @@ def find_version(destination: Destination, name: str, *, alias: str | None = Non
             raise UserError(
                 f"no registered model {wanted} in {destination.uri}; {_registered(client, name)}"
             ) from error
-    except MlflowException as error:
-        raise InfrastructureError(f"{destination.uri} does not answer: {error}") from error
+    except FromzeroError:
+        raise
+    except Exception as error:  # telemetry boundary: MLflow raises whatever its database or network raises
+        raise InfrastructureError(destination.told(error)) from error
 
 
 def _registered(client: Any, name: str) -> str:
@@ -79,12 +95,11 @@ def _registered(client: Any, name: str) -> str:
     return f"its versions are {versions or 'none'}, its aliases {', '.join(models[name].aliases) or 'none'}"
 
 
-def _download(source: str, tracking_uri: str) -> Path:
-    """The model's files in one new temporary folder: MLflow keeps the tokenizer beside the weights."""
+def _download(source: str, tracking_uri: str, target: str) -> Path:
+    """The model's files in one folder below `target`: MLflow keeps the tokenizer beside the weights."""
     from mlflow.artifacts import download_artifacts
 
-    copy = tempfile.mkdtemp(prefix="fromzero-champion-")
-    folder = Path(download_artifacts(artifact_uri=source, tracking_uri=tracking_uri, dst_path=copy))
+    folder = Path(download_artifacts(artifact_uri=source, tracking_uri=tracking_uri, dst_path=target))
     shutil.copytree(folder / "components" / "tokenizer", folder / "model", dirs_exist_ok=True)
     return folder / "model"
 

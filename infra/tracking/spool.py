@@ -11,13 +11,14 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from infra.storage.files import write_atomic
+from infra.tracking.schema import is_message
 
 SUFFIX = ".jsonl"
 DAMAGED = "damaged lines of the spool"
@@ -59,11 +60,21 @@ class Spool:
         Raises:
             OSError: the disk is full or gone.
         """
-        line = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n"
+        line = _line(message)
         with self.path.open("ab") as stream:
             if stream.tell() and not self._ends_with_newline():
                 stream.write(b"\n")  # a writer died inside a line: it stays alone, and is set aside when read
             stream.write(line)
+
+    @classmethod
+    def written(cls, path: Path, messages: Iterable[Mapping[str, Any]]) -> Spool:
+        """A new spool of all these messages, which nobody sees before it is whole.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        write_atomic(path, b"".join(map(_line, messages)))
+        return cls(path)
 
     def sync(self) -> None:
         """Makes what was appended outlive a power cut."""
@@ -125,8 +136,7 @@ class Spool:
 
     def reject(self, message: Mapping[str, Any], error: Exception) -> None:
         """Keeps a message that MLflow will never take, with its reason."""
-        line = json.dumps({"error": str(error), "message": message}, ensure_ascii=False)
-        self._keep(REJECTED, line.encode("utf-8"))
+        self._keep(REJECTED, _line({"error": str(error), "message": message}).rstrip(b"\n"))
 
     @property
     def kept_aside(self) -> list[str]:
@@ -143,7 +153,7 @@ class Spool:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             content = json.loads(self._delivered_path.read_bytes())
             position = int(content["position"])
-            if position <= self._size:
+            if 0 <= position <= self._size:
                 return position, dict(content["run_ids"])
         return 0, {}
 
@@ -165,9 +175,15 @@ def spools(folder: Path) -> list[Spool]:
     return [Spool(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
 
 
+def _line(message: Mapping[str, Any]) -> bytes:
+    """A message as a line; half of a surrogate pair, as in a file name that is no UTF-8, becomes `?`."""
+    text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace") + b"\n"
+
+
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         message = json.loads(line)
-        return {**message, "kind": str(message["kind"]), "id": str(message["id"])}
-    except (ValueError, KeyError, TypeError):
+        return message if is_message(message) else None
+    except (ValueError, RecursionError):
         return None

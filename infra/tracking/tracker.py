@@ -1,8 +1,7 @@
 """The run's tracker: takes messages, writes them to the spool at once, and uploads in the background.
 
 `receive` costs a line on disk. The upload runs in a thread with a circuit breaker: a server that is away is tried
-again after 1, 2, 4 ... 30 s. What the tracker knows it can read from the spool again, so one that was killed goes on
-where it was.
+again after 1, 2, 4 ... 30 s. All that a tracker knows is in the spool, so one that was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ import itertools
 import logging
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infra.errors import LockedError
+from infra.errors import FromzeroError, InfrastructureError, LockedError
 from infra.journal.lock import exclusive
+from infra.journal.process import ProcessIdentity
 from infra.storage.files import storage_error
 from infra.tracking import messages
 from infra.tracking.spool import Line, Spool
@@ -58,7 +57,7 @@ class Destination:
         Raises:
             LockedError: another process has been opening it for a minute.
             StorageError, UserError: its folder cannot be written.
-            MlflowException: it does not answer.
+            InfrastructureError: it does not answer, or is damaged.
         """
         with contextlib.ExitStack() as held:
             if self.database:
@@ -68,7 +67,19 @@ class Destination:
                     raise storage_error(error, self.database.parent) from error
                 lock = self.database.with_name(f"{self.database.name}.lock")
                 held.enter_context(exclusive(lock, "the MLflow store", LOCK_SECONDS))
-            return Writer(self.uri, self.experiment, self.artifact_location)
+            try:
+                return Writer(self.uri, self.experiment, self.artifact_location)
+            except Exception as error:  # telemetry boundary: MLflow raises whatever its database or network raises
+                raise InfrastructureError(self.told(error)) from error
+
+    def told(self, error: Exception) -> str:
+        """One line on what MLflow raised."""
+        if isinstance(error, FromzeroError):
+            return str(error)
+        text = str(error).partition("\n")[0]
+        if "API request to" in text and "failed with" in text and "error code" not in text:
+            return f"{self.uri} does not answer"
+        return f"{self.uri} failed: {type(error).__name__}: {text}"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -83,22 +94,57 @@ class Delivery:
     run_ids: dict[str, str] = field(default_factory=dict)
 
 
-class Uploader:
-    """Delivers one spool to one destination."""
+class Connection:
+    """This process's way to one MLflow store, which one process at a time writes to.
 
-    def __init__(self, spool: Spool, destination: Destination, lock_path: Path) -> None:
-        self.spool = spool
+    Args:
+        destination: the store.
+        lock_path: the writer's lock.
+    """
+
+    def __init__(self, destination: Destination, lock_path: Path) -> None:
         self.destination = destination
-        self.lock_path = lock_path
-        self.error: str | None = None
+        self._lock_path = lock_path
         self._writer: Writer | None = None
+
+    @contextlib.contextmanager
+    def writing(self, wait_seconds: float = 0) -> Iterator[Writer]:
+        """The writer, while no other process writes.
+
+        Args:
+            wait_seconds: how long to wait for another process that does.
+
+        Raises:
+            LockedError: it still does.
+            StorageError, UserError, InfrastructureError: the store cannot be opened.
+        """
+        with exclusive(self._lock_path, "the MLflow store", wait_seconds) as last:
+            if self._writer is None:
+                self._writer = self.destination.open()
+            elif last != ProcessIdentity.current():
+                self._writer.forget()
+            try:
+                yield self._writer
+            except Exception:
+                self._writer = None  # what was known of the store may be wrong now: look again
+                raise
+
+
+class Uploader:
+    """Delivers one spool."""
+
+    def __init__(self, spool: Spool, connection: Connection) -> None:
+        self.spool = spool
+        self.error: str | None = None
+        self._connection = connection
+        self._is_reached = False
         self._settled: set[int] = set()
         """Positions of lines that must not be applied again: refused, or applied before their turn."""
 
     @property
     def is_done(self) -> bool:
         """Whether the store was reached and has all."""
-        return self._writer is not None and not self.spool.pending_bytes
+        return self._is_reached and not self.spool.pending_bytes
 
     def deliver(self, *, final: bool = False, wait_seconds: float = 0) -> bool:
         """Delivers what is there; True if nothing is left. Keeps the reason in `error` otherwise.
@@ -109,18 +155,17 @@ class Uploader:
         """
         if self.is_done:
             return True
+        self._is_reached = False
         try:
-            with exclusive(self.lock_path, "the MLflow store", wait_seconds):
-                self._writer = self._writer or self.destination.open()
+            with self._connection.writing(wait_seconds) as writer:
                 while lines := self.spool.read(final=final):
-                    self._deliver(lines, self._writer)
-                self.error = None
+                    self._deliver(lines, writer)
+                self._is_reached, self.error = True, None
                 return not self.spool.pending_bytes
         except LockedError:
             self.error = "another process is writing to the same MLflow store"
         except Exception as error:  # telemetry boundary: whatever MLflow raises, the spool keeps the messages
-            self.error = self._reason(error)
-            self._writer = None  # what was known of the store may be wrong now: look again
+            self.error = self._connection.destination.told(error)
             logger.debug("delivery failed", exc_info=True)
         return False
 
@@ -179,30 +224,28 @@ class Uploader:
                 for line in group:
                     self._apply([line], writer)
             else:
-                self._settled.add(first.start)
                 self.spool.reject(message, error)
-
-    def _reason(self, error: Exception) -> str:
-        text = str(error).splitlines()[0] if str(error) else ""
-        if "API request to" in text and "failed with" in text and "error code" not in text:
-            return f"{self.destination.uri} does not answer"
-        return f"{type(error).__name__}: {text}"
+                self._settled.add(first.start)
 
 
 class Tracker:
-    """One pipeline run's tracker. Threads may call it; one process only."""
+    """One pipeline run's tracker. Threads may call it; one process only.
+
+    Args:
+        run: our own id of the pipeline's run.
+        spool_folder: on a local disk.
+        destination: where everything goes.
+        leftovers: spools of earlier runs. They go first, or an alias could end on the older model.
+    """
 
     def __init__(self, run: str, spool_folder: Path, destination: Destination, leftovers: Sequence[Path] = ()) -> None:
         self.run = run
-        self._leftovers = [Uploader(Spool(path), destination, spool_folder / "writer.lock") for path in leftovers]
         self.spool = Spool(spool_folder / f"{run}.jsonl")
-        self.uploader = Uploader(self.spool, destination, spool_folder / "writer.lock")
         self.progress: dict[str, dict[str, Any]] = {}
-        self._steps: dict[tuple[str, str], set[int]] = defaultdict(set)
-        """Training steps with a point, by our own id of the run and name of the metric."""
-        for line in self.spool.lines():  # of this tracker before it was killed
-            if line.message:
-                self._remember(line.message)
+        connection = Connection(destination, spool_folder / "writer.lock")
+        self._leftovers = [Uploader(Spool(path), connection) for path in leftovers]
+        self.uploader = Uploader(self.spool, connection)
+        self._uri = destination.uri
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._stop = threading.Event()
@@ -222,22 +265,12 @@ class Tracker:
                 self.put(message)
 
     def put(self, message: Mapping[str, Any]) -> None:
-        """Spools a message for the writer.
-
-        A point at a training step at which this run already has one is dropped: a resumed training sends some again,
-        and a step's last metrics may stand in its curve already.
-        """
-        if message["kind"] == "metrics":
-            new = [point for point in message["points"] if point[2] not in self._steps[message["id"], point[0]]]
-            if not new:
-                return
-            message = {**message, "points": new}
+        """Spools a message for the writer."""
         try:
             self.spool.append(message)
         except OSError as error:  # telemetry boundary: a full disk is the run's error to report, not the tracker's
             self._spool_error = str(error)
             return
-        self._remember(message)
         self._wake.set()
 
     def flush(self, timeout_seconds: float) -> Delivery:
@@ -246,15 +279,18 @@ class Tracker:
         self.spool.sync()
         self._hurry.set()
         self._wake.set()
-        while time.monotonic() < deadline and not self.uploader.is_done:
-            if self._spool_error or any(words in (self.uploader.error or "") for words in DISK_FULL):
+        uploaders = [*self._leftovers, self.uploader]
+        while time.monotonic() < deadline and not all(one.is_done for one in uploaders):
+            if self._spool_error or any(words in (one.error or "") for words in DISK_FULL for one in uploaders):
                 break  # waiting does not empty a disk
             time.sleep(0.05)
-        state = self.uploader.state()
-        state.error = self._spool_error or state.error
-        state.kept_aside += [line for leftover in self._leftovers for line in leftover.spool.kept_aside]
+        states = [one.state() for one in uploaders]
+        state = states[-1]
+        state.complete = all(one.is_done for one in uploaders)
+        state.error = self._spool_error or next((one.error for one in states if one.error), None)
+        state.kept_aside = [line for one in states for line in one.kept_aside]
         if not state.complete and state.error is None:
-            state.error = f"{self.uploader.destination.uri} has not answered yet"
+            state.error = f"{self._uri} has not answered yet"
         return state
 
     def close(self) -> None:
@@ -266,23 +302,15 @@ class Tracker:
         if not self.spool.pending_bytes:
             self.spool.remove()
 
-    def _remember(self, message: Mapping[str, Any]) -> None:
-        if message["kind"] == "metrics":
-            for name, _, step, _ in message["points"]:
-                self._steps[message["id"], name].add(step)
-
     def _points(self, own_id: str, metrics: Mapping[str, float], step: int, seconds: float) -> None:
         points = [[key, float(value), step, int(seconds * 1000)] for key, value in metrics.items()]
         self.put({"kind": "metrics", "id": own_id, "points": points})
 
     def _upload(self) -> None:
-        for leftover in self._leftovers:  # of earlier runs; what cannot be delivered now waits for the next or `sync`
-            if leftover.deliver(final=True):
-                leftover.spool.remove()
         pause = FIRST_PAUSE_SECONDS
         while not self._stop.is_set():
             self._wake.clear()
-            if self.uploader.deliver():
+            if self._deliver():
                 pause = FIRST_PAUSE_SECONDS
                 self._wake.wait()
                 self._hurry.wait(GATHER_SECONDS)
@@ -290,6 +318,15 @@ class Tracker:
                 self._stop.wait(FIRST_PAUSE_SECONDS)
             else:
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    def _deliver(self) -> bool:
+        """Delivers each spool after those before it; True if nothing is left."""
+        for leftover in self._leftovers:
+            if not leftover.deliver(final=True):
+                return False
+            with contextlib.suppress(OSError):  # then it is delivered again, and changes nothing
+                leftover.spool.remove()
+        return self.uploader.deliver()
 
 
 def _groups(lines: Sequence[Line]) -> Iterator[list[Line]]:

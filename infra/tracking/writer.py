@@ -4,7 +4,7 @@ so a message that is delivered twice changes nothing.
 Messages (`kind`, and `id` = our own id of the run it belongs to):
 
     run        parent_id, name, start_time, tags, parameters      a run, if there is none with this id
-    metrics    points: [[key, value, step, milliseconds], ...]
+    metrics    points: [[key, value, step, milliseconds], ...]    those at a step where the run has none of this key
     tags       tags
     datasets   datasets: [{name, digest, context, source,         inputs of the run; num_rows may be missing
                            num_rows}, ...]
@@ -63,6 +63,12 @@ class Writer:
         self.experiment_id = self._experiment(experiment, artifact_location)
         self.run_ids: dict[str, str] = {}
         """MLflow run id by our own id, as far as met."""
+        self._points: dict[str, set[tuple[str, int]]] = {}
+        """Name and step of all points of a run, by MLflow's id, as far as looked up."""
+
+    def forget(self) -> None:
+        """Drops what is known of the points of runs: another process has written since."""
+        self._points.clear()
 
     def apply(self, message: Mapping[str, Any]) -> None:
         """Delivers one message.
@@ -128,6 +134,7 @@ class Writer:
             self.experiment_id, start_time=start_time_ms, tags={**tags, ID_TAG: own_id}, run_name=name
         )
         self.run_ids[own_id] = str(run.info.run_id)
+        self._points[self.run_ids[own_id]] = set()
         return self.run_ids[own_id]
 
     def _parameters(self, message: Mapping[str, Any]) -> None:
@@ -138,11 +145,26 @@ class Writer:
             self.client.log_batch(self._run_id(message), params=items[start : start + 100])
 
     def _metrics(self, message: Mapping[str, Any]) -> None:
+        """A resumed training sends some points again, and so does whoever repairs a run, with another time of day."""
         from mlflow.entities import Metric
 
-        points = [Metric(key, value, time_ms, step) for key, value, step, time_ms in message["points"]]
+        run_id = self._run_id(message)
+        known = self._known_points(run_id)
+        new = {(key, step): Metric(key, value, at, step) for key, value, step, at in reversed(message["points"])}
+        points = [metric for point, metric in reversed(new.items()) if point not in known]
         for start in range(0, len(points), MAX_BATCH):
-            self.client.log_batch(self._run_id(message), metrics=points[start : start + MAX_BATCH])
+            batch = points[start : start + MAX_BATCH]
+            self.client.log_batch(run_id, metrics=batch)
+            known |= {(metric.key, metric.step) for metric in batch}
+
+    def _known_points(self, run_id: str) -> set[tuple[str, int]]:
+        """Name and step of every point that the run has."""
+        if run_id not in self._points:
+            names = self.client.get_run(run_id).data.metrics
+            self._points[run_id] = {
+                (name, point.step) for name in names for point in self.client.get_metric_history(run_id, name)
+            }
+        return self._points[run_id]
 
     def _tags(self, message: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag
@@ -286,19 +308,12 @@ class Writer:
         run_id = self.find_step(message["key"])
         if run_id is None:
             for inner in message["messages"]:
-                self.apply(self._unknown_points(inner) if inner["kind"] == "metrics" else inner)
+                self.apply(inner)
             return
         self.run_ids[message["id"]] = run_id
         for inner in message["messages"]:
             if inner["kind"] == "model":  # a version that somebody deleted does not come back without an alias
                 self._model(inner, register=bool(inner["record"]["alias"]))
-
-    def _unknown_points(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """The message without the points that its run has from a delivery that was cut off, at other times of day."""
-        run_id = self._run_id(message)
-        names = self.client.get_run(run_id).data.metrics
-        known = {(name, point.step) for name in names for point in self.client.get_metric_history(run_id, name)}
-        return {**message, "points": [point for point in message["points"] if (point[0], point[2]) not in known]}
 
     def _kill(self, message: Mapping[str, Any]) -> None:
         query = f"tags.`{ID_TAG}` LIKE '{message['id']}%' and attributes.status = 'RUNNING'"

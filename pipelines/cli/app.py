@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from pathlib import Path
@@ -243,6 +244,8 @@ def sync(arguments: Arguments = None, as_json: AsJson = False) -> None:
 
 def main() -> None:
     """Entry point of `fromzero`. A wrong option exits with 2; with `--json`, as a JSON document too."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name that is no UTF-8 is told all the same
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     command: Any = typer.main.get_command(app)
     try:

@@ -213,4 +213,4 @@ def _tracking(config: PipelineConfig, store: Store) -> Check:
             detail=f"{target.uri}, experiment {target.experiment} is number {writer.experiment_id}",
         )
     except Exception as error:  # a check reports whatever MLflow raises instead of dying of it
-        return Check(name="mlflow store", status="error", detail=f"{target.uri}: {str(error).splitlines()[0]}")
+        return Check(name="mlflow store", status="error", detail=target.told(error))

@@ -119,3 +119,12 @@ def test_comments_and_docstrings_do_not_count_and_code_does(project: Path, file:
 def test_an_import_inside_a_function_counts(project: Path) -> None:
     (project / "components" / "b.py").write_text("def g():\n    from components.unused import y\n    return y\n")
     assert "components.unused" in code_digests("components.a", project)
+
+
+def test_a_digest_of_code_is_the_same_in_every_version_of_python(tmp_path: Path) -> None:
+    """Else another Python trains all anew, and says that every file changed."""
+    (tmp_path / "components").mkdir()
+    body = "class A:\n    x: int = 1\n\n"
+    body += "def f(a, *b, c=f'{1}x', **d) -> None:\n    return [lambda: a]\n\nasync def g(): ...\n"
+    (tmp_path / "components" / "a.py").write_text(body)
+    assert code_digests("components.a", tmp_path) == {"components.a": "648a31dfc3566bb2752c1294c7232134"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.tracking.spool import Spool
-from infra.tracking.tracker import Destination, Uploader
+from infra.tracking.tracker import Connection, Destination, Uploader
 from infra.tracking.writer import ID_TAG
 from tests.infra.toy_model import model_message, write_classifier
 from tests.servers import MlflowServer, Proxy, each_once
@@ -71,7 +71,7 @@ def test_nothing_is_there_twice_when_the_first_answer_to_every_request_is_lost(
         spool.append(message)
     with Proxy(mlflow_server.port, each_once()) as proxy:
         lossy = Destination(uri=proxy.uri, experiment="lost", artifact_location=None)
-        uploader = Uploader(spool, lossy, tmp_path / "lock")
+        uploader = Uploader(spool, Connection(lossy, tmp_path / "lock"))
         for _ in range(300):
             if uploader.deliver(final=True):
                 break

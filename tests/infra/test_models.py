@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from infra.errors import InfrastructureError, UserError
+from infra.storage import manifest
 from infra.tracking.champion import find_champion, find_version
 from infra.tracking.tracker import Destination
 from infra.tracking.writer import KEY_TAG
@@ -22,8 +25,9 @@ TEXTS = ["甲 乙 乙", "乙", "甲"]
 def delivered(store: Destination, tmp_path_factory: pytest.TempPathFactory) -> tuple[Destination, Path]:
     """A store that was told twice of one registered classifier, by two processes' writers."""
     root = tmp_path_factory.mktemp("models")
-    folder = root / "artifact" / "model"
+    folder = root / ("k" * 32) / "model"
     write_classifier(folder)
+    manifest.write(folder.parent, {})
     target = replace(store, experiment="models")
     run = {"kind": "run", "id": "r", "name": "r", "start_time": 1, "tags": {}, "parameters": {}}
     model = model_message("r", "k" * 32, folder, "toy-classifier")
@@ -40,19 +44,33 @@ def test_a_model_delivered_twice_is_one_model_and_one_version(delivered: tuple[D
     assert len(writer.client.search_model_versions("name = 'toy-classifier'")) == 1
 
 
-def test_a_champion_whose_folder_is_gone_comes_from_mlflow(delivered: tuple[Destination, Path]) -> None:
+def _flip(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_flip, shutil.rmtree, lambda folder: shutil.rmtree(folder.parent)])
+def test_a_champion_whose_files_are_gone_or_damaged_comes_from_mlflow(
+    delivered: tuple[Destination, Path], damage: Callable[[Path], None], tmp_path: Path
+) -> None:
     target, folder = delivered
-    here = find_champion(target, "toy-classifier")
-    assert here.folder == folder
+    assert find_champion(target, "toy-classifier").folder == folder
     expected = logits(folder)
-    folder.rename(folder.with_name("moved"))
+    sound = shutil.copytree(folder.parent, tmp_path / "sound")
+    damage(folder)
     try:
         found = find_champion(target, "toy-classifier")
         assert (found.version, found.key) == ("1", "k" * 32)
         assert not found.folder.is_relative_to(folder.parent)
         assert torch.equal(logits(found.folder), expected)
+        copy = found.folder
+        del found
+        assert not copy.exists(), "what was downloaded stays behind"
     finally:
-        folder.with_name("moved").rename(folder)
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        shutil.copytree(sound, folder.parent)
 
 
 def test_a_name_that_is_not_registered_is_answered_with_those_that_are(delivered: tuple[Destination, Path]) -> None:

@@ -14,7 +14,7 @@ from infra.errors import UserError
 from infra.tracking.champion import find_champion
 from infra.tracking.messages import raw_inputs
 from infra.tracking.spool import Spool
-from infra.tracking.tracker import Destination, Tracker, Uploader
+from infra.tracking.tracker import Connection, Destination, Tracker, Uploader
 from infra.tracking.writer import ID_TAG, KEY_TAG
 
 
@@ -35,16 +35,20 @@ def run_message(run: str, parent: str | None = None) -> dict[str, object]:
     }
 
 
+def end(run: str) -> dict[str, object]:
+    return {"kind": "end", "id": run, "status": "FINISHED", "end_time": 1}
+
+
 def ids(spool: Spool, *, final: bool = False) -> list[str]:
     return [line.message["id"] if line.message else "damaged" for line in spool.read(final=final)]
 
 
 def test_spool_reads_what_was_appended_from_where_it_was_delivered(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "r.jsonl")
-    spool.append({"kind": "end", "id": "一"})
-    spool.append({"kind": "end", "id": "2"})
+    spool.append(end("一"))
+    spool.append(end("2"))
     (first,) = spool.read(1)
-    assert first.message == {"kind": "end", "id": "一"}
+    assert first.message == end("一")
     spool.advance(first.end, {"一": "r"})
     later = Spool(tmp_path / "r.jsonl")
     assert (ids(later), later.run_ids) == (["2"], {"一": "r"})
@@ -52,7 +56,7 @@ def test_spool_reads_what_was_appended_from_where_it_was_delivered(tmp_path: Pat
 
 def test_a_spool_that_another_process_delivered_and_removed_has_nothing_left(tmp_path: Path) -> None:
     mine, other = Spool(tmp_path / "r.jsonl"), Spool(tmp_path / "r.jsonl")
-    mine.append({"kind": "end", "id": "1"})
+    mine.append(end("1"))
     other.advance(other.read()[-1].end, {})
     assert (ids(mine), mine.pending_bytes) == ([], 0)
     other.remove()
@@ -63,7 +67,7 @@ def test_a_line_torn_by_a_kill_stays_alone(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "r.jsonl")
     spool.path.write_bytes(b'{"kind": "en')
     assert (ids(spool), ids(spool, final=True)) == ([], ["damaged"])
-    Spool(tmp_path / "r.jsonl").append({"kind": "end", "id": "2"})
+    Spool(tmp_path / "r.jsonl").append(end("2"))
     assert ids(spool) == ["damaged", "2"]
 
 
@@ -155,7 +159,7 @@ def test_a_point_that_comes_before_its_run_does_not_take_its_name_from_it(
 ) -> None:
     """Ray keeps no order between the driver and a worker while the tracker is away: in one batch, and in two."""
     spool = Spool(tmp_path / "r.jsonl")
-    uploader = Uploader(spool, destination, tmp_path / "lock")
+    uploader = Uploader(spool, Connection(destination, tmp_path / "lock"))
     point = {"kind": "metrics", "points": [["loss", 1.0, 1, 5000]]}
     child = {**run_message("early/s", "early"), "name": "s"}
     for message in ({**point, "id": "early/s"}, child, run_message("early"), {**point, "id": "late/s"}):
@@ -182,7 +186,7 @@ def test_what_is_damaged_or_refused_is_kept_and_named_and_the_rest_arrives(
     for key, step in (("loss", 1), ("no such name?", 1), ("loss", 2)):
         spool.append({"kind": "metrics", "id": "refused", "points": [[key, 1.0, step, 1]]})
     spool.append({"kind": "end", "id": "refused", "status": "FINISHED", "end_time": 1})
-    uploader = Uploader(spool, destination, tmp_path / "lock")
+    uploader = Uploader(spool, Connection(destination, tmp_path / "lock"))
     assert uploader.deliver()
     assert uploader.state().kept_aside == [
         f"2 messages that MLflow refused, kept in {tmp_path / 'r.rejected'}",
@@ -253,14 +257,14 @@ def test_a_server_that_is_away_costs_only_delay(tmp_path: Path, destination: Des
     delivery = tracker.flush(1)
     tracker.close()
     assert not delivery.complete and delivery.error
-    later = Uploader(Spool(tmp_path / "late.jsonl"), destination, tmp_path / "writer.lock")
+    later = Uploader(Spool(tmp_path / "late.jsonl"), Connection(destination, tmp_path / "writer.lock"))
     assert later.deliver(final=True) and "late" in later.state().run_ids
 
 
 def _deliver(destination: Destination, folder: Path) -> None:
     spool = Spool(folder / f"{multiprocessing.current_process().pid}.jsonl")
     spool.append(run_message(spool.path.stem))
-    uploader = Uploader(spool, destination, folder / "writer.lock")
+    uploader = Uploader(spool, Connection(destination, folder / "writer.lock"))
     assert uploader.deliver(wait_seconds=120), uploader.error
 
 
@@ -298,3 +302,106 @@ def test_a_models_last_metrics_do_not_stand_in_its_curve_twice(tmp_path: Path, d
     tracker.close()
     client = destination.open().client
     assert [len(client.get_metric_history(run_id, name)) for name in ("train_loss", "flops")] == [1, 1]
+
+
+def test_a_repair_that_comes_before_the_points_does_not_double_them(tmp_path: Path, destination: Destination) -> None:
+    """As when another run reuses a step whose maker's messages still wait: two processes, other times of day."""
+    run = {**run_message("early"), "tags": {KEY_TAG: "e" * 32}}
+    live = [["loss", float(step), step, 5000 + step] for step in (1, 2, 3)]
+    told = [["loss", float(step), step, 1000] for step in (1, 2, 3)]
+    first, second = (Connection(destination, tmp_path / "lock") for _ in range(2))
+    with first.writing() as writer:
+        writer.apply(run)
+        writer.apply({"kind": "metrics", "id": "early", "points": live[:1]})
+    (tmp_path / "lock").write_text(json.dumps({"host": "other", "pid": 1, "started": "1"}))  # the second is elsewhere
+    with second.writing() as writer:
+        messages = [run, {"kind": "metrics", "id": "early", "points": told}, end("early")]
+        writer.apply({"kind": "repair", "id": "early", "key": "e" * 32, "messages": messages})
+    (tmp_path / "lock").write_text(json.dumps({"host": "other", "pid": 1, "started": "1"}))
+    with first.writing() as writer:
+        writer.apply({"kind": "metrics", "id": "early", "points": live})
+        history = writer.client.get_metric_history(writer.run_ids["early"], "loss")
+    assert sorted((point.step, point.timestamp) for point in history) == [(1, 5001), (2, 1000), (3, 1000)]
+
+
+def test_what_earlier_runs_left_goes_first_however_long_the_server_is_away(
+    tmp_path: Path, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an alias that both set would end where the earlier one puts it."""
+    monkeypatch.setattr("infra.tracking.tracker.FIRST_PAUSE_SECONDS", 0.05)
+    order: list[str] = []
+    real = Spool.advance
+
+    def seen(spool: Spool, position: int, run_ids: dict[str, str]) -> None:
+        order.append(spool.path.stem)
+        real(spool, position, run_ids)
+
+    monkeypatch.setattr(Spool, "advance", seen)
+    earlier = Spool.written(tmp_path / "first.jsonl", [run_message("first")])
+    away = [True]
+    opening = Destination.open
+
+    def shaky(target: Destination) -> object:
+        if away:
+            away.pop()
+            raise OSError("away")
+        return opening(target)
+
+    monkeypatch.setattr(Destination, "open", shaky)
+    tracker = Tracker("second", tmp_path, destination, [earlier.path])
+    tracker.put(run_message("second"))
+    delivery = tracker.flush(60)
+    tracker.close()
+    assert delivery.complete and not away and order == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        {"kind": "metrics", "id": "r"},
+        {"kind": "metrics", "id": "r", "points": [["loss", 1.0, 1]]},
+        {"kind": "metrics", "id": "r", "points": [["loss", 1.0, 2**63, 1]]},
+        {"kind": "metrics", "id": "r", "points": [[None, 1.0, 1, 1]]},
+        {"kind": "end", "id": "r", "status": "SOMEHOW", "end_time": 1},
+        {"kind": "end", "id": "r", "status": "FINISHED", "end_time": 2**70},
+        {"kind": "text", "id": "r", "name": "../../x", "text": ""},
+        {"kind": "experiment", "id": "r"},
+        {"kind": "repair", "id": "r", "key": "k", "messages": [{"kind": "end"}]},
+        [],
+    ],
+)
+def test_a_line_that_could_never_be_applied_is_damaged_and_stops_nothing(tmp_path: Path, poison: object) -> None:
+    spool = Spool(tmp_path / "r.jsonl")
+    spool.append(end("1"))
+    with spool.path.open("ab") as stream:
+        stream.write(json.dumps(poison).encode() + b"\n" + b"[" * 100_000 + b"\n")
+    spool.append(end("2"))
+    assert ids(spool) == ["1", "damaged", "damaged", "2"]
+
+
+def test_half_a_character_in_a_name_is_no_reason_to_lose_the_message(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "r.jsonl")
+    spool.append({"kind": "tags", "id": "r", "tags": {"path": b"\xc4\xe3.txt".decode("utf-8", "surrogateescape")}})
+    (line,) = spool.read()
+    assert line.message and line.message["tags"] == {"path": "??.txt"}
+
+
+def test_what_cannot_be_kept_aside_is_not_passed_over(
+    tmp_path: Path, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool.written(
+        tmp_path / "full.jsonl", [run_message("full"), {**run_message("full"), "parameters": {"x": 2}}]
+    )
+    uploader = Uploader(spool, Connection(destination, tmp_path / "lock"))
+    keep, full = Spool._keep, [True]
+
+    def disk(self: Spool, what: str, line: bytes) -> None:
+        if full:
+            full.pop()
+            raise OSError(28, "No space left on device")
+        keep(self, what, line)
+
+    monkeypatch.setattr(Spool, "_keep", disk)
+    assert not uploader.deliver(final=True) and "No space left" in str(uploader.error)
+    assert uploader.deliver(final=True)
+    assert uploader.state().kept_aside == [f"1 messages that MLflow refused, kept in {tmp_path / 'full.rejected'}"]
