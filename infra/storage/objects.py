@@ -8,18 +8,20 @@ the one object that makes them count goes last. Credentials and endpoints come f
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from infra.errors import DamagedArtifactError, StorageError, UserError
 from infra.storage.files import sha256
 
 SCHEMES = ("s3", "gs")
 COPY_BYTES = 8 * 1024 * 1024
+Result = TypeVar("Result")
 NUM_TRANSFERS = 8
 """Files that go up or down at the same time."""
 
@@ -30,21 +32,31 @@ class ObjectStore:
 
     uri: str
 
+    where: str = "storage.root"
+    """The config key that names the URI, for messages."""
+
     @classmethod
-    def open(cls, uri: str) -> ObjectStore:
-        """The objects below `uri`, after a look at whether they can be read.
+    def open(cls, uri: str, where: str = "storage.root") -> ObjectStore:
+        """The objects below `uri`, after a look at whether the bucket is there.
 
         Raises:
-            UserError: another scheme, no bucket, a secret in the URI.
+            UserError: another scheme, no such bucket, a secret in the URI.
             StorageError: the store does not answer.
         """
+        from pyarrow.fs import FileType
+
         scheme, _, rest = uri.partition("://")
-        if scheme not in SCHEMES or not rest.partition("/")[0]:
-            raise UserError(f"storage.root: {uri} is not s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
         if "@" in rest or "?" in rest:
-            raise UserError("storage.root: no credentials or options in the URI; set them in the environment")
-        store = cls(uri.rstrip("/"))
-        store.read("fromzero.json")
+            raise UserError(f"{where}: no credentials or options in the URI; set them in the environment")
+        bucket = rest.partition("/")[0]
+        if scheme not in SCHEMES or not bucket:
+            raise UserError(f"{where}: {uri} is not s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
+        store = cls(f"{scheme}://{rest.rstrip('/')}", where)
+        filesystem, _ = store._connect()
+        with store._told(""):
+            is_there = filesystem.get_file_info(bucket).type != FileType.NotFound
+        if not is_there:
+            raise store._no_bucket()
         return store
 
     def read(self, name: str) -> bytes | None:
@@ -56,6 +68,25 @@ class ObjectStore:
                     return bytes(stream.read())
             except FileNotFoundError:
                 return None
+
+    def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The bytes of those of the objects `names` that are there."""
+        names = list(names)
+        found = zip(names, _all(self.read, names), strict=True)
+        return {name: data for name, data in found if data is not None}
+
+    def sha256(self, name: str) -> str | None:
+        """SHA-256 of an object's bytes, which are kept nowhere; None where it is not there."""
+        filesystem, base = self._connect()
+        digest = hashlib.sha256()
+        with self._told(name):
+            try:
+                with filesystem.open_input_stream(f"{base}/{name}") as stream:
+                    while chunk := stream.read(COPY_BYTES):
+                        digest.update(chunk)
+            except FileNotFoundError:
+                return None
+        return digest.hexdigest()
 
     def write(self, name: str, data: bytes) -> None:
         """Writes an object."""
@@ -141,12 +172,14 @@ class ObjectStore:
         except OSError as error:
             what = str(error).splitlines()[0]
             if "NO_SUCH_BUCKET" in what or "NoSuchBucket" in what:
-                raise UserError(f"storage.root: the bucket of {self.uri} does not exist; make it first") from error
+                raise self._no_bucket() from error
             raise StorageError(f"{self.uri}/{name}: {what}") from error
 
+    def _no_bucket(self) -> UserError:
+        return UserError(f"{self.where}: the bucket of {self.uri} does not exist; make it first")
 
-def _all(do: Any, names: list[str]) -> None:
-    """Calls `do` on every name, several at a time; raises the first error."""
+
+def _all(do: Callable[[str], Result], names: list[str]) -> list[Result]:
+    """What `do` returns for every name, several at a time; raises the first error."""
     with ThreadPoolExecutor(min(NUM_TRANSFERS, max(1, len(names)))) as pool:
-        for done in [pool.submit(do, name) for name in names]:
-            done.result()
+        return [done.result() for done in [pool.submit(do, name) for name in names]]

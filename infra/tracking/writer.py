@@ -194,7 +194,12 @@ class Writer:
     def _model(self, message: Mapping[str, Any], *, register: bool = True) -> None:
         record = ModelRecord.model_validate(message["record"])
         run_id, own_id = self._run_id(message), f"{message['key']}/{record.path}"
-        tags = {ID_TAG: own_id, KEY_TAG: message["key"], URI_TAG: message["path"], "task": record.task}
+        tags = {
+            ID_TAG: own_id,
+            KEY_TAG: message["key"],
+            URI_TAG: message.get("uri", message["path"]),
+            "task": record.task,
+        }
         model_id, is_ready = self._find_model(own_id)
         if not is_ready:
             if model_id is None:
