@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from infra.storage.files import sha256
 SCHEMES = ("s3", "gs")
 COPY_BYTES = 8 * 1024 * 1024
 Result = TypeVar("Result")
+Seen = list[int | str]
+"""What an object store says of an object: bytes, time of the last change, ETag. Another content, other words."""
 NUM_TRANSFERS = 8
 """Files that go up or down at the same time."""
 
@@ -72,7 +74,7 @@ class ObjectStore:
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
         """The bytes of those of the objects `names` that are there."""
         names = list(names)
-        found = zip(names, _all(self.read, names), strict=True)
+        found = zip(names, in_parallel(self.read, names), strict=True)
         return {name: data for name, data in found if data is not None}
 
     def sha256(self, name: str) -> str | None:
@@ -93,6 +95,18 @@ class ObjectStore:
         filesystem, base = self._connect()
         with self._told(name), filesystem.open_output_stream(f"{base}/{name}") as stream:
             stream.write(data)
+
+    def look(self, name: str) -> Seen | None:
+        """What the store says of an object; None where it is not there."""
+        filesystem, base = self._connect()
+        with self._told(name):
+            try:
+                with filesystem.open_input_file(f"{base}/{name}") as stream:
+                    facts = {key.lower(): value.decode() for key, value in (stream.metadata() or {}).items()}
+                    num_bytes = stream.size()
+            except FileNotFoundError:
+                return None
+        return [int(num_bytes), facts.get("last-modified", facts.get("updated", "")), facts.get("etag", "")]
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Bytes of every object below the folder `prefix`, by name relative to it."""
@@ -117,7 +131,7 @@ class ObjectStore:
             ):
                 shutil.copyfileobj(source, target, COPY_BYTES)
 
-        _all(put, names)
+        in_parallel(put, names)
 
     def download(self, prefix: str, files: Mapping[str, Mapping[str, Any] | None], folder: Path) -> None:
         """Reads objects below `prefix` into `folder`, each compared with its entry of a manifest, if it has one.
@@ -130,17 +144,18 @@ class ObjectStore:
         def get(name: str) -> None:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with self._told(f"{prefix}/{name}"):
+            place = f"{prefix}/{name}".lstrip("/")
+            with self._told(place):
                 try:
-                    with filesystem.open_input_stream(f"{base}/{prefix}/{name}") as source, target.open("wb") as stream:
+                    with filesystem.open_input_stream(f"{base}/{place}") as source, target.open("wb") as stream:
                         shutil.copyfileobj(source, stream, COPY_BYTES)
                 except FileNotFoundError as error:
-                    raise DamagedArtifactError(f"{self.uri}/{prefix}/{name} is missing") from error
+                    raise DamagedArtifactError(f"{self.uri}/{place} is missing") from error
             entry = files[name]
             if entry and sha256(target) != entry["sha256"]:
-                raise DamagedArtifactError(f"{self.uri}/{prefix}/{name} differs from its manifest (SHA-256)")
+                raise DamagedArtifactError(f"{self.uri}/{place} differs from its manifest (SHA-256)")
 
-        _all(get, list(files))
+        in_parallel(get, list(files))
 
     def delete(self, name: str) -> None:
         """Removes an object; nothing happens where there is none."""
@@ -179,7 +194,7 @@ class ObjectStore:
         return UserError(f"{self.where}: the bucket of {self.uri} does not exist; make it first")
 
 
-def _all(do: Callable[[str], Result], names: list[str]) -> list[Result]:
+def in_parallel(do: Callable[[str], Result], names: Sequence[str]) -> list[Result]:
     """What `do` returns for every name, several at a time; raises the first error."""
     with ThreadPoolExecutor(min(NUM_TRANSFERS, max(1, len(names)))) as pool:
         return [done.result() for done in [pool.submit(do, name) for name in names]]

@@ -65,7 +65,8 @@ class Store:
             local = local or str(COPIES / hashlib.sha256(objects.uri.encode()).hexdigest()[:16])
         elif local is not None:
             raise UserError(f"storage.local={local}: only for a root on an object store, and {root} is a folder")
-        path = Path(local or root).expanduser().absolute()
+        path = Path(local or root).expanduser()
+        path = path.resolve() if objects else path.absolute()
         store = cls(root=path, objects=objects)
         try:
             if objects:
