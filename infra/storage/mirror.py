@@ -93,10 +93,13 @@ class Mirror:
     def drop(self, path: Path, first: str | None = None) -> None:
         """Removes what was pushed; of a folder the file `first` before the rest, which then does not count any more."""
         if self.objects is not None:
-            if first:
-                self.objects.delete(f"{self._name(path)}/{first}")
-            self.objects.delete_folder(self._name(path))
-            self.objects.delete(self._name(path))
+            name = self._name(path)
+            if self.objects.sizes(name):
+                if first:
+                    self.objects.delete(f"{name}/{first}")
+                self.objects.delete_folder(name)
+            else:
+                self.objects.delete(name)
 
     def commit(self, folder: Path, step: str, key: str, written: Mapping[str, Any]) -> None:
         """Makes an artifact visible to all: its files under the name of its attempt, then the manifest.
