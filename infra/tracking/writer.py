@@ -292,11 +292,19 @@ class Writer:
         if run_id is None:
             for inner in message["messages"]:
                 self.apply(self._unknown_points(inner) if inner["kind"] == "metrics" else inner)
+            self._close_unknown(message["id"].partition("/")[0], message["messages"][-1]["end_time"])
             return
         self.run_ids[message["id"]] = run_id
         for inner in message["messages"]:
             if inner["kind"] == "model":  # a version that somebody deleted does not come back without an alias
                 self._model(inner, register=bool(inner["record"]["alias"]))
+
+    def _close_unknown(self, own_id: str, end_time_ms: int) -> None:
+        """Closes the pipeline run of a step if nothing is known of it here but that it made the step: it is over."""
+        run_id = self._run_id({"id": own_id})
+        run = self.client.get_run(run_id)
+        if run.info.status == "RUNNING" and run.info.run_name == own_id:
+            self.client.set_terminated(run_id, "FINISHED", end_time_ms)
 
     def _unknown_points(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """The message without the points that its run has from a delivery that was cut off, at other times of day."""
