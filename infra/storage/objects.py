@@ -2,7 +2,8 @@
 
 Objects appear whole or not at all, nothing can be renamed, and what was listed may be gone: so files go up first, and
 the one object that makes them count goes last. Credentials and endpoints come from the environment
-(`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` ...), never from the URI.
+(`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` ...), never from the URI. pyarrow would pack and unpack what is called `.gz`,
+so it is told not to.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class ObjectStore:
         filesystem, base = self._connect()
         with self._told(name):
             try:
-                with filesystem.open_input_stream(f"{base}/{name}") as stream:
+                with filesystem.open_input_stream(f"{base}/{name}", compression=None) as stream:
                     return bytes(stream.read())
             except FileNotFoundError:
                 return None
@@ -83,7 +84,7 @@ class ObjectStore:
         digest = hashlib.sha256()
         with self._told(name):
             try:
-                with filesystem.open_input_stream(f"{base}/{name}") as stream:
+                with filesystem.open_input_stream(f"{base}/{name}", compression=None) as stream:
                     while chunk := stream.read(COPY_BYTES):
                         digest.update(chunk)
             except FileNotFoundError:
@@ -93,7 +94,7 @@ class ObjectStore:
     def write(self, name: str, data: bytes) -> None:
         """Writes an object."""
         filesystem, base = self._connect()
-        with self._told(name), filesystem.open_output_stream(f"{base}/{name}") as stream:
+        with self._told(name), filesystem.open_output_stream(f"{base}/{name}", compression=None) as stream:
             stream.write(data)
 
     def look(self, name: str) -> Seen | None:
@@ -127,7 +128,7 @@ class ObjectStore:
             with (
                 self._told(f"{prefix}/{name}"),
                 (folder / name).open("rb") as source,
-                filesystem.open_output_stream(f"{base}/{prefix}/{name}") as target,
+                filesystem.open_output_stream(f"{base}/{prefix}/{name}", compression=None) as target,
             ):
                 shutil.copyfileobj(source, target, COPY_BYTES)
 
@@ -147,7 +148,10 @@ class ObjectStore:
             place = f"{prefix}/{name}".lstrip("/")
             with self._told(place):
                 try:
-                    with filesystem.open_input_stream(f"{base}/{place}") as source, target.open("wb") as stream:
+                    with (
+                        filesystem.open_input_stream(f"{base}/{place}", compression=None) as source,
+                        target.open("wb") as stream,
+                    ):
                         shutil.copyfileobj(source, stream, COPY_BYTES)
                 except FileNotFoundError as error:
                     raise DamagedArtifactError(f"{self.uri}/{place} is missing") from error
