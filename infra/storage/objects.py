@@ -9,7 +9,9 @@ so it is told not to.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -175,11 +177,8 @@ class ObjectStore:
             filesystem.delete_file(f"{base}/{prefix}/")
 
     def _connect(self) -> tuple[Any, str]:
-        from pyarrow.fs import FileSystem
-
         with self._told(""):
-            filesystem, base = FileSystem.from_uri(self.uri)
-        return filesystem, base
+            return _connected(self.uri, os.environ.get("AWS_ENDPOINT_URL"), os.environ.get("AWS_ACCESS_KEY_ID"))
 
     @contextlib.contextmanager
     def _told(self, name: str) -> Iterator[None]:
@@ -196,6 +195,16 @@ class ObjectStore:
 
     def _no_bucket(self) -> UserError:
         return UserError(f"{self.where}: the bucket of {self.uri} does not exist; make it first")
+
+
+@functools.lru_cache(maxsize=8)
+def _connected(uri: str, endpoint: str | None, user: str | None) -> tuple[Any, str]:
+    """pyarrow's file system and the path of `uri` in it. To make one asks AWS for the bucket's region, so it is kept
+    while the environment names the same endpoint and user."""
+    from pyarrow.fs import FileSystem
+
+    filesystem, base = FileSystem.from_uri(uri)
+    return filesystem, base
 
 
 def in_parallel(do: Callable[[str], Result], names: Sequence[str]) -> list[Result]:

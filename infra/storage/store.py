@@ -59,14 +59,10 @@ class Store:
             UserError: `root` is not a folder that can be written, or no bucket; or `local` stands for another root.
             StorageError: the object store does not answer.
         """
-        objects = None
-        if "://" in root or root.startswith(tuple(f"{scheme}:" for scheme in SCHEMES)):
-            objects = ObjectStore.open(root)
-            local = local or str(COPIES / hashlib.sha256(objects.uri.encode()).hexdigest()[:16])
-        elif local is not None:
+        if local is not None and not is_uri(root):
             raise UserError(f"storage.local={local}: only for a root on an object store, and {root} is a folder")
-        path = Path(local or root).expanduser()
-        path = path.resolve() if objects else path.absolute()
+        objects = ObjectStore.open(root) if is_uri(root) else None
+        path = folder_of(root, local)
         store = cls(root=path, objects=objects)
         try:
             if objects:
@@ -305,6 +301,19 @@ class Store:
                 path.unlink()
         except OSError as error:
             raise storage_error(error, path) from error
+
+
+def is_uri(root: str) -> bool:
+    """Whether a root lies, or is meant to lie, on an object store."""
+    return "://" in root or root.startswith(tuple(f"{scheme}:" for scheme in SCHEMES))
+
+
+def folder_of(root: str, local: str | None = None) -> Path:
+    """The root's folder on this machine; see `Store.open`."""
+    if is_uri(root):
+        name = hashlib.sha256(root.rstrip("/").encode()).hexdigest()[:16]
+        return (Path(local) if local else COPIES / name).expanduser().resolve()
+    return Path(root).expanduser().absolute()
 
 
 def _read(folder: Path) -> dict[str, Any] | DamagedArtifactError:

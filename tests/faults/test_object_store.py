@@ -18,6 +18,7 @@ from tests.pipelines.conftest import run_cli
 pytestmark = pytest.mark.slow
 
 RAW = Path(__file__).resolve().parents[2] / "conf" / "data" / "wordnet" / "glosses.jsonl.gz"
+SECRET = "cGFzc3dvcmQ"
 CHECKPOINTS = Fault("machine, between two checkpoints", "machine", MKDIR, FOURTH)
 TRIALS = Fault("machine, between two trials", "machine", RENAME, UNIT, 3)
 
@@ -33,7 +34,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
 @pytest.mark.parametrize(
     "fault", [pytest.param(CHECKPOINTS), pytest.param(TRIALS, marks=pytest.mark.faults)], ids=lambda fault: fault.name
 )
-def test_another_machine_goes_on_where_one_died(fault: Fault, undisturbed: Left, s3_uri: str, tmp_path: Path) -> None:
+def test_another_machine_goes_on_where_one_died(
+    fault: Fault, undisturbed: Left, s3_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     objects = ObjectStore.open(s3_uri)
     objects.upload(RAW.parent, [RAW.name], "raw")
     facts = "text_column: text, name: wordnet, license: WordNet 3.1 (Princeton University)"
@@ -68,3 +72,6 @@ def test_another_machine_goes_on_where_one_died(fault: Fault, undisturbed: Left,
     assert kept <= {"stands_for", "digests.json"}
     status = run_cli("status", "--json", *place[:1], f"storage.local={local}", cwd=tmp_path)
     assert [run["status"] for run in status.json["runs"]] == ["FINISHED", "KILLED"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    contents = objects.read_all(f"root/{name}" for name in there)
+    assert not [name for name, data in contents.items() if SECRET.encode() in data]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -165,6 +166,18 @@ def test_what_a_killed_attempt_left_in_its_work_folder_is_gone_on_with(machines:
     assert (there / "u1" / "result.json").read_text() == "{}"
     other.mirror.drop(there / "u1" / "result.json")
     assert objects_of(one).sizes("work") == {}
+
+
+def test_a_store_that_goes_away_under_a_step_loses_nothing(
+    machines: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = machines
+    here = os.environ["AWS_ENDPOINT_URL"]
+    (failure,) = run(one, step("top", ToyConfig(fail="away"))).values()
+    assert failure.fault.value == 3 and failure.retry and failure.message.startswith(f"{one.uri}/artifacts/top/")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", here)
+    assert run(one, step("top"))["top"]["measured"]["attempts"] == 2  # it went on from its work folder
+    assert not list((one.root / "temporary").iterdir()) and objects_of(one).sizes("work") == {}
 
 
 def record(store: Store, run_id: str, **more: Any) -> RunRecord:
