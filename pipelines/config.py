@@ -26,7 +26,14 @@ OBJECTIVES = {"pretrain_mlm": "masked_lm", "pretrain_clm": "causal_lm", "tune_de
 class StorageConfig(FrozenConfig):
     """Where everything that is made lies."""
 
-    root: str = execution_field(".fromzero", min_length=1, description="folder of artifacts, checkpoints and mlflow.db")
+    root: str = execution_field(
+        ".fromzero", min_length=1, description="folder of artifacts, checkpoints and mlflow.db, or s3:// or gs:// URI"
+    )
+    local: str | None = execution_field(
+        None,
+        min_length=1,
+        description="folder of this machine that stands for a root on an object store; null: one in ~/.cache/fromzero",
+    )
 
 
 class PipelineConfig(FrozenConfig):

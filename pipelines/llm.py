@@ -42,7 +42,7 @@ def build(config: PipelineConfig, digests: DigestCache | None = None) -> Step:
         for position, (name, source) in enumerate(zip(config.corpus.source_names(), config.corpus.sources, strict=True))
     }
     init = {
-        name: raw.find(getattr(config, name).model.init_from, "text", f"{name}.model.init_from")
+        name: raw.find(getattr(config, name).model.init_from, "text", f"{name}.model.init_from", is_local=True)
         for name in ("pretrain_mlm", "pretrain_clm")
     }
     raw.check()
@@ -185,9 +185,14 @@ class _Raw:
         self.problems: list[str] = []
         self._digests = digests
 
-    def find(self, pattern: str | None, declared: RawFormat | None, where: str) -> tuple[RawFile, ...]:
-        """The files of `pattern`; none where it is None or wrong."""
+    def find(
+        self, pattern: str | None, declared: RawFormat | None, where: str, *, is_local: bool = False
+    ) -> tuple[RawFile, ...]:
+        """The files of `pattern`; none where it is None or wrong. `is_local`: whether it must be on this machine."""
         if pattern is None:
+            return ()
+        if is_local and "://" in pattern:
+            self.problems.append(f"{where}: {pattern} is not a folder of this machine; copy the model first")
             return ()
         try:
             return resolve(_from_conf(pattern), declared, where, self._digests)

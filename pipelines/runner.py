@@ -99,7 +99,7 @@ def prepare(
     Raises:
         UserError, StorageError: wrong paths, an unusable root, a step that is not there.
     """
-    store = Store.open(config.storage.root)
+    store = Store.open(config.storage.root, config.storage.local)
     cluster = {"CPU": float("inf"), "GPU": float("inf")}  # what a cluster has is asked once it is joined
     if config.cluster.address is None:
         cluster = {"CPU": available_cpus(config.cluster), "GPU": available_gpus()}
@@ -141,8 +141,8 @@ def execute(prepared: Prepared, console: Console) -> Result:
     """
     store = prepared.store
     with working(store.root):
-        reused_folders = [store.artifact_folder(one.step.name, one.key) for one in prepared.plan if one.manifest]
-        if not all(folder.exists() for folder in reused_folders):  # `gc` was at work since the plan was made
+        reused_steps = [(one.step.name, one.key) for one in prepared.plan if one.manifest]
+        if not all(store.manifest(*one) for one in reused_steps):  # `gc` was at work since the plan was made
             prepared = prepare(prepared.pipeline, prepared.config, until=prepared.until)
         return _claim(prepared, console)
 
@@ -172,7 +172,7 @@ def _execute(prepared: Prepared, console: Console) -> Result:
         status="RUNNING",
         started_at=time.time(),
         process=ProcessIdentity.current().to_json(),
-        root=str(store.root),
+        root=store.uri,
         tracking_uri=prepared.tracking_uri,
         planned={planned.step.name: planned.key for planned in prepared.plan},
     )

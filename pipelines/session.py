@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.cluster.environment import apply, run_environment
+from infra.errors import DamagedArtifactError, StorageError
 from infra.journal import git, runs
 from infra.journal.execution import Listener, Outcome
 from infra.journal.plan import PlannedStep
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from pipelines.runner import Console, Prepared
 
 Manifest = Mapping[str, Any]
+logger = logging.getLogger(__name__)
 
 
 class Session:
@@ -36,6 +40,8 @@ class Session:
         self.console = console
         self.tags = git.commit()
         self.facts: Mapping[str, Any] = {"made_by_run": record.id, "tags": self.tags}
+        store = prepared.store
+        self._delivered = Delivered.load(store.root, prepared.destination, store.objects)
 
     def listener(self) -> Listener:
         """For the execution."""
@@ -51,7 +57,7 @@ class Session:
         """Sends lineage, closes the pipeline's run, waits for the delivery."""
         if outcome.manifests:
             store = self.prepared.store
-            lineage = Lineage.of(store.with_ancestors(outcome.manifests.values()), store.root)
+            lineage = Lineage.of(store.with_ancestors(outcome.manifests.values()), store.uri)
             self.tracker.put(
                 {"kind": "lineage", "id": self.record.id, "about": self.record.id, "lineage": lineage.to_dict()}
             )
@@ -86,7 +92,7 @@ class Session:
                 planned.key,
                 config,
                 inputs,
-                self.prepared.store.root,
+                self.prepared.store.uri,
                 time.time(),
                 self.tags,
             )
@@ -94,11 +100,12 @@ class Session:
         self.console.started(planned)
 
     def _ended(self, planned: PlannedStep, record: StepRecord, manifest: Mapping[str, Any] | None) -> None:
-        folder = self.prepared.store.artifact_folder(planned.step.name, planned.key)
+        store = self.prepared.store
         if record.status == "ran" and manifest is not None:
-            self.tracker.put(*messages.step_finished(self.record.id, manifest, folder))
+            self._tell(manifest, lambda *place: messages.step_finished(self.record.id, manifest, *place))
         elif record.status == "reused" and manifest is not None:
-            self.tracker.put(messages.repair(manifest, folder, self.prepared.store.root))
+            if not (store.objects and self._delivered.has([manifest])):  # to tell it takes its files
+                self._tell(manifest, lambda folder, uri: [messages.repair(manifest, folder, store.uri, uri=uri)])
         elif record.status == "failed":
             own_id = f"{self.record.id}/{planned.step.name}"
             raw = {
@@ -112,6 +119,15 @@ class Session:
             )
         self.console.ended(planned, record)
 
+    def _tell(self, manifest: Manifest, told: Callable[[Path, str], Iterable[messages.Message]]) -> None:
+        """Puts what `told` says of an artifact, with its folder on this machine and its URI."""
+        store, step, key = self.prepared.store, manifest["step"], manifest["key"]
+        try:
+            folder = store.fetch(step, key) if store.objects else store.artifact_folder(step, key)
+            self.tracker.put(*told(folder, store.artifact_uri(step, key)))
+        except StorageError as error:  # the result is there; what lacks it fails by itself, and names it
+            self.console.say(f"MLflow is not told of {step} ({error}); `fromzero sync` tells it later")
+
     def _tick(self, running: Sequence[str]) -> None:
         self.console.tick(running, self.tracker.progress())
 
@@ -124,10 +140,10 @@ def reused(prepared: Prepared, console: Console) -> RunRecord:
     """
     store = prepared.store
     manifests = {planned.step.name: planned.manifest or {} for planned in prepared.plan}
-    delivered = Delivered.load(store.root, prepared.destination)
+    delivered = Delivered.load(store.root, prepared.destination, store.objects)
     if runs.leftover_spools(store) or not delivered.has(manifests.values()):
         tell(deliver(store, prepared.destination, [], list(manifests.values())), console)
-        delivered = Delivered.load(store.root, prepared.destination)
+        delivered = Delivered.load(store.root, prepared.destination, store.objects)
     records = []
     for planned in prepared.plan:
         manifest = manifests[planned.step.name]
@@ -137,7 +153,7 @@ def reused(prepared: Prepared, console: Console) -> RunRecord:
             status="reused",
             reasons=list(planned.reasons),
             run_id=delivered.run_ids.get(planned.key),
-            artifact_uri=store.artifact_folder(planned.step.name, planned.key).as_uri(),
+            artifact_uri=store.artifact_uri(planned.step.name, planned.key),
             metrics=dict(manifest["metrics"]),
             measured=dict(manifest["measured"]),
         )
@@ -153,7 +169,7 @@ def reused(prepared: Prepared, console: Console) -> RunRecord:
         started_at=now,
         finished_at=now,
         process=ProcessIdentity.current().to_json(),
-        root=str(store.root),
+        root=store.uri,
         tracking_uri=prepared.tracking_uri,
         run_id=earlier.run_id if earlier and earlier.tracking_uri == prepared.tracking_uri else None,
         steps=records,
@@ -180,9 +196,17 @@ def deliver(store: Store, target: Destination, past: Sequence[Manifest], current
     apply(run_environment())
     spool = Spool(store.root / "spool" / f"{runs.new_run_id()}.jsonl")
     leftovers = runs.leftover_spools(store)
+    wanted = _wanted(store, target, (*past, *current))
     for manifest, alias in [*((one, False) for one in past), *((one, True) for one in current)]:
         folder = store.artifact_folder(manifest["step"], manifest["key"])
-        spool.append(messages.repair(manifest, folder, store.root, alias=alias))
+        if manifest["key"] in wanted:
+            try:
+                store.fetch(manifest["step"], manifest["key"])
+            except DamagedArtifactError as error:
+                logger.warning("MLflow is not told of %s: %s", manifest["step"], error)
+                continue
+        uri = store.artifact_uri(manifest["step"], manifest["key"])
+        spool.append(messages.repair(manifest, folder, store.uri, uri=uri, alias=alias))
     whole = Delivery(complete=True, pending_bytes=0)
     connection = Connection(target, store.root / "spool" / "writer.lock")
     for waiting in (*leftovers, spool):
@@ -197,18 +221,32 @@ def deliver(store: Store, target: Destination, past: Sequence[Manifest], current
             return whole
         waiting.remove()
     if not whole.kept_aside:
-        delivered = Delivered.load(store.root, target)
+        delivered = Delivered.load(store.root, target, store.objects)
         delivered.add([*({**one, "records": []} for one in past), *current], whole.run_ids)
     return whole
+
+
+def _wanted(store: Store, target: Destination, manifests: Sequence[Manifest]) -> set[str]:
+    """Keys of the artifacts on an object store whose files MLflow may want."""
+    if store.objects is None:
+        return set()
+    try:
+        writer = target.open()
+        return {
+            manifest["key"]
+            for manifest in manifests
+            if any(record.get("registered_name") for record in manifest["records"])
+            or writer.find_step(manifest["key"]) is None
+        }
+    except Exception:  # telemetry boundary: MLflow raises whatever its network raises, and so will the delivery
+        return set()
 
 
 def latest_and_past(store: Store) -> tuple[list[Manifest], list[Manifest]]:
     """The manifests of the newest run, and all others, the oldest first."""
     newest = next((record for record in runs.load_all(store) if record.steps), None)
     keys = {step.key for step in newest.steps} if newest else set()
-    folders = sorted((store.root / "artifacts").iterdir())
-    manifests = [manifest for folder in folders for manifest in store.manifests(folder.name)]
-    manifests.sort(key=lambda manifest: float(manifest["finished_at"]))
+    manifests = list(store.manifests())[::-1]
     return [m for m in manifests if m["key"] in keys], [m for m in manifests if m["key"] not in keys]
 
 
@@ -218,7 +256,7 @@ def close(
     """The record of a run at its end; remembers what MLflow has."""
     ids = delivery.run_ids if delivery else {}
     if delivery and delivery.complete and not delivery.kept_aside:
-        delivered = Delivered.load(prepared.store.root, prepared.destination)
+        delivered = Delivered.load(prepared.store.root, prepared.destination, prepared.store.objects)
         delivered.add(outcome.manifests.values(), ids)
     makers = {name: manifest["made_by_run"] for name, manifest in outcome.manifests.items()}
     steps = [

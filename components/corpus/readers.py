@@ -155,7 +155,7 @@ def _columns(file: RawFile, names: list[str], text_column: str, label_column: st
 
 def _read_parquet(file: RawFile, text_column: str, label_column: str | None) -> Iterator[Row]:
     with open_bytes(file) as stream, reading(file):
-        source = pa.BufferReader(stream.read()) if file.compression else file.path
+        source = pa.BufferReader(stream.read()) if file.compression else stream.name
         with pq.ParquetFile(source) as parquet:
             schema = parquet.schema_arrow
             columns = [schema.names[index] for index in _columns(file, schema.names, text_column, label_column)]

@@ -11,7 +11,6 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO, cast
 
 import pyarrow as pa
@@ -59,10 +58,10 @@ def open_bytes(file: RawFile) -> Iterator[BinaryIO]:
         DataError: the file is another than when the run was planned, or compressed data of no length.
         StorageError: it cannot be opened.
     """
-    path = Path(file.path)
+    path = file.fetch()
     with reading(file):
         num_bytes = path.stat().st_size
-        if num_bytes != file.num_bytes or sha256(path) != file.digest:
+        if file.copy is None and (num_bytes != file.num_bytes or sha256(path) != file.digest):
             raise DataError(
                 f"{file.path}: has changed since the run was planned ({num_bytes} bytes, {file.num_bytes} then); "
                 "leave the files alone while a run reads them, and run again"

@@ -3,7 +3,7 @@
 The units that may run next come from the pure functions in `sweep.py`; Tune gives them processes. One Tuner for all
 rungs and final fits, with re-used actors, pays the 5 to 10 s of imports once a process and not once a rung. Tune's own
 checkpoints and restore are not used (they unpickle): finished units lie in `job.units`, and a later attempt starts
-with those. On a cluster that folder must be on storage that every node sees.
+with those. On a cluster that folder must be on storage that every node sees, or in a root on an object store.
 """
 
 from __future__ import annotations
@@ -121,11 +121,16 @@ class UnitSearcher(Searcher):  # type: ignore[misc]
         unit = self.running.pop(trial_id)
         if error:
             return
-        self.results[unit.name] = read_result(self.job.units / unit.name)
+        self.results[unit.name] = self._read(unit)
         sweep = next(sweep for sweep in self.sweeps if (sweep.init, sweep.budget) == (unit.init, unit.budget))
         self.tracker.log_trial(trial_record(sweep, unit, self.results))
         for name in superseded(sweep, self.metrics):
-            drop_state(self.job.units / name)
+            drop_state(self.job.units / name, self.job.mirror)
+
+    def _read(self, unit: Unit) -> UnitResult:
+        """What a unit found, on whichever machine."""
+        self.job.mirror.pull(self.job.units / unit.name)
+        return read_result(self.job.units / unit.name)
 
     def save(self, checkpoint_path: str) -> None:
         """Writes nothing: finished units are the state."""
@@ -217,7 +222,7 @@ def _resume(job: Job, sweeps: Sequence[Sweep]) -> dict[str, UnitResult]:
     for sweep in sweeps:
         while True:
             ready = ready_units(sweep, selection_metrics(job, results))
-            found = {unit.name: finished(job.units / unit.name, unit) for unit in ready}
+            found = {unit.name: finished(job.units / unit.name, unit, job.mirror) for unit in ready}
             known = {name: result for name, result in found.items() if result is not None}
             if not known:
                 break

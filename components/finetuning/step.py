@@ -51,7 +51,7 @@ def finetune(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: St
     if len(labels) < 2:
         raise DataError(f"task: {len(labels)} label(s); a classifier needs 2 or more different labels")
     max_length = text_length_limit(encoder, config.max_length)
-    job = _prepare(config, task, encoder, labels, max_length, context.work)
+    job = _prepare(config, task, encoder, labels, max_length, context)
     test = load_encoded(job.data, "test")
     sweeps = _sweeps(config, job)
     results = distributed.run_sweeps(job, sweeps, context.work / "tune", context.tracker)
@@ -158,15 +158,15 @@ _SCORES = tuple(f"{name}{suffix}" for name in ("accuracy", "macro_f1") for suffi
 
 
 def _prepare(
-    config: FinetuneConfig, task: Path, encoder: Path, labels: Sequence[str], max_length: int, work: Path
+    config: FinetuneConfig, task: Path, encoder: Path, labels: Sequence[str], max_length: int, context: StepContext
 ) -> Any:
-    """Tokenizes the task into `work` and says what all units share."""
+    """Tokenizes the task into the work folder and says what all units share."""
     from components.finetuning.data import SPLITS, encode_split, read_split, save_encoded
     from components.finetuning.models import load_tokenizer
     from components.finetuning.trial import Job
 
     tokenizer = load_tokenizer(encoder)
-    data = work / "data"
+    data = context.work / "data"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
     for split in SPLITS:
@@ -180,13 +180,15 @@ def _prepare(
                 max_length,
             )
         save_encoded(data, split, encoded)
+    context.mirror.push(data)
     return Job(
         config=config,
-        encoder=encoder.resolve(),
-        data=data.resolve(),
-        units=(work / "units").resolve(),
+        encoder=encoder.absolute(),
+        data=data.absolute(),
+        units=(context.work / "units").absolute(),
         labels=tuple(labels),
         pad_token_id=tokenizer.pad_token_id,
+        mirror=context.mirror,
     )
 
 

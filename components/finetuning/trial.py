@@ -34,6 +34,7 @@ from components.finetuning.models import build_classifier, predict_logits, train
 from components.finetuning.sweep import Unit
 from components.finetuning.units import UnitResult, load_state, read_result, save_unit
 from infra.errors import TrainingError
+from infra.storage.mirror import Mirror
 
 STREAM = 1_000_003
 HISTORY_POINTS = 20
@@ -49,6 +50,8 @@ class Job:
     units: Path
     labels: tuple[str, ...]
     pad_token_id: int
+    mirror: Mirror = Mirror(Path("/"))
+    """Of the root that the paths lie in."""
 
 
 class Fit:
@@ -181,6 +184,8 @@ def run_unit(job: Job, unit: Unit) -> Iterator[int]:
         DamagedArtifactError: the state it goes on from is not what was saved.
     """
     start = time.monotonic()
+    for path in (job.encoder, job.data, *([job.units / unit.resume] if unit.resume else [])):
+        job.mirror.pull(path)
     validation = load_encoded(job.data, "validation")
     rows = validation_rows(validation.ids, job.config.max_validation_rows, job.config.seed)
     fit = Fit(job, unit)
@@ -217,4 +222,5 @@ def run_unit(job: Job, unit: Unit) -> Iterator[int]:
         model=fit.model,
         optimizer=fit.optimizer,
         predicted_N=predicted_N,
+        mirror=job.mirror,
     )

@@ -8,6 +8,7 @@ so that of trials that do not go on is dropped as soon as a rung is over.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from components.finetuning.data import IntArray
 from components.finetuning.sweep import Unit
 from infra.errors import DamagedArtifactError
 from infra.storage.files import fsync
+from infra.storage.mirror import Mirror
 from infra.storage.raw import digest_file
 
 if TYPE_CHECKING:
@@ -58,8 +60,9 @@ def save_unit(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     predicted_N: IntArray | None = None,
+    mirror: Mirror = Mirror(Path("/")),
 ) -> None:
-    """Writes the unit's folder under `folder`, whole or not at all."""
+    """Writes the unit's folder under `folder`, whole or not at all, and puts it where other machines find it."""
     from safetensors.torch import save_file
 
     temporary = folder / f".{unit.name}.{os.getpid()}"
@@ -80,6 +83,7 @@ def save_unit(
     shutil.rmtree(folder / unit.name, ignore_errors=True)
     temporary.rename(folder / unit.name)
     fsync(folder)
+    mirror.push(folder / unit.name, last=RESULT)
 
 
 def read_result(folder: Path) -> UnitResult:
@@ -91,14 +95,17 @@ def read_result(folder: Path) -> UnitResult:
     return _verified(folder)[1]
 
 
-def finished(folder: Path, unit: Unit) -> UnitResult | None:
-    """The result in `folder` if `unit` was finished there before, with the same settings, and verifies."""
-    if not folder.exists():
+def finished(folder: Path, unit: Unit, mirror: Mirror = Mirror(Path("/"))) -> UnitResult | None:
+    """The result in `folder` if `unit` was finished there before, on whichever machine, with the same settings, and
+    verifies."""
+    found = _whole(folder)
+    if found is None and mirror.objects:
+        shutil.rmtree(folder, ignore_errors=True)
+        mirror.pull(folder)
+        found = _whole(folder)
+    if found is None:
         return None
-    try:
-        about, result = _verified(folder)
-    except DamagedArtifactError:
-        return None
+    about, result = found
     return result if about["unit"] == json.loads(json.dumps(asdict(unit))) else None
 
 
@@ -135,7 +142,7 @@ def load_predictions(folder: Path) -> IntArray:
     return predicted_N
 
 
-def drop_state(folder: Path) -> None:
+def drop_state(folder: Path, mirror: Mirror = Mirror(Path("/"))) -> None:
     """Removes saved weights; the result stays and still verifies."""
     about, result = _verified(folder)
     if STATE in result.files:
@@ -144,7 +151,16 @@ def drop_state(folder: Path) -> None:
         temporary.write_text(json.dumps(about))
         fsync(temporary)
         temporary.replace(folder / RESULT)
+        mirror.push(folder, only=[RESULT])
         (folder / STATE).unlink()
+        mirror.drop(folder / STATE)
+
+
+def _whole(folder: Path) -> tuple[dict[str, Any], UnitResult] | None:
+    """What `folder` holds, if it verifies."""
+    with contextlib.suppress(DamagedArtifactError):
+        return _verified(folder)
+    return None
 
 
 def _verified(folder: Path) -> tuple[dict[str, Any], UnitResult]:

@@ -117,7 +117,14 @@ class CheckpointStore:
                 continue
             self.mirror.pull(folder)
             try:
-                return verify(folder, self.config_digest)
+                try:
+                    return verify(folder, self.config_digest)
+                except DamagedArtifactError:
+                    if not self.mirror.objects:
+                        raise
+                    shutil.rmtree(folder, ignore_errors=True)  # perhaps this machine's copy alone
+                    self.mirror.pull(folder)
+                    return verify(folder, self.config_digest)
             except DamagedArtifactError as error:
                 aside = folder.with_name("damaged_" + folder.name)
                 logger.warning("damaged checkpoint: %s; set aside as %s, the one before it is used", error, aside.name)

@@ -19,6 +19,7 @@ import ray
 from components.prompting.worker import PromptWorker, ScoredUnit, ScoringUnit
 from infra.cluster.config import ClusterConfig
 from infra.errors import FromzeroError, InfrastructureError, ResourceError
+from infra.storage.mirror import Mirror
 
 logger = logging.getLogger(__name__)
 
@@ -39,16 +40,21 @@ class ScoringPool:
         cluster: how many workers and threads.
         batch_size: prompts in one forward pass.
         folder: where finished units lie.
+        mirror: of the root that all folders lie in.
     """
 
-    def __init__(self, cluster: ClusterConfig, batch_size: int, folder: Path) -> None:
+    def __init__(
+        self, cluster: ClusterConfig, batch_size: int, folder: Path, mirror: Mirror = Mirror(Path("/"))
+    ) -> None:
         self._cluster = cluster
         self._batch_size = batch_size
         self._folder = folder
+        self._mirror = mirror
         self._actors: list[Any] = []
         self._up: list[Any] = []
 
     def __enter__(self) -> ScoringPool:
+        self._mirror.pull(self._folder)  # units that another machine finished
         self._folder.mkdir(parents=True, exist_ok=True)
         return self
 
@@ -102,6 +108,7 @@ class ScoringPool:
                 if number is not None:
                     done[number] = result
                     result.save(self._path(units[number]))
+                    self._mirror.push(self._path(units[number]))
                     progress(len(units[number].texts))
         return [done[index] for index in range(len(units))]
 
@@ -124,7 +131,7 @@ class ScoringPool:
         remote = ray.remote(
             num_cpus=threads, num_gpus=gpus, max_restarts=2, max_task_retries=2, runtime_env={"env_vars": KEEP_MEMORY}
         )(PromptWorker)
-        self._actors = [remote.remote(threads, self._batch_size, gpus > 0) for _ in range(size)]
+        self._actors = [remote.remote(threads, self._batch_size, gpus > 0, self._mirror) for _ in range(size)]
 
 
 def _get(reference: Any) -> Any:

@@ -167,7 +167,7 @@ def prompt(config: PromptConfig, inputs: Mapping[str, Artifact], context: StepCo
     }
     num_final = len({(item.model, item.shots) for item in prompts})
     progress = _Progress(context, len(validation) * len(prompts) + len(test) * num_final)
-    with ScoringPool(config.cluster, config.batch_size, context.work / "units") as pool:
+    with ScoringPool(config.cluster, config.batch_size, context.work / "units", context.mirror) as pool:
         on_validation = _score(pool, prompts, validation, "validation", folders, config, progress.add)
         report = Report(labels=labels, phrases=empty.phrases, training=training, test=test, seed=config.seed)
         finalists: dict[tuple[str, int], Prompt] = {}

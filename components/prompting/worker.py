@@ -17,6 +17,7 @@ import numpy as np
 from components.prompting.calibration import FloatArray
 from components.prompting.encoding import PromptEncoder, PromptSpec
 from infra.errors import UserError
+from infra.storage.mirror import Mirror
 
 BOUNDARY_SAMPLE = 16
 """Prompts of a unit whose label boundary is checked against whole-text tokenisation."""
@@ -67,9 +68,10 @@ class PromptWorker:
         num_threads: CPU threads of torch.
         batch_size: prompts in one forward pass.
         use_gpu: whether the model goes to the GPU.
+        mirror: brings the models to this machine.
     """
 
-    def __init__(self, num_threads: int, batch_size: int, use_gpu: bool) -> None:
+    def __init__(self, num_threads: int, batch_size: int, use_gpu: bool, mirror: Mirror = Mirror(Path("/"))) -> None:
         import torch
         import transformers
 
@@ -77,6 +79,7 @@ class PromptWorker:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         self._batch_size = batch_size
+        self._mirror = mirror
         self._device = "cuda" if use_gpu and torch.cuda.is_available() else "cpu"
         self._folder: Path | None = None
         self._scorer: Any = None
@@ -90,6 +93,7 @@ class PromptWorker:
         """Log-likelihoods of the labels for every text of the unit."""
         from components.prompting.scoring import inference_flops
 
+        self._mirror.pull(unit.model_folder)
         self._load(unit.model_folder)
         model = self._scorer.model
         encoder = PromptEncoder(self._tokenizer, unit.spec, longest_prompt(model.config, unit.max_length))

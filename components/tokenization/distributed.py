@@ -6,6 +6,7 @@ Tasks, not an actor pool: on two CPUs actors that hold them starve the rest (ray
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,14 +14,25 @@ import pyarrow.compute as pc
 
 from components.corpus.distributed import small_machine_context
 from components.tokenization.encoding import EncodeTask, encode
+from infra.storage.mirror import Mirror
 
 
-def encoded_tables(tasks: Sequence[EncodeTask], tokenizer_path: str) -> Iterator[tuple[int, pa.Table]]:
-    """(position of the task, its documents), in the order of `tasks`; perhaps several tables a task."""
+def encoded_tables(
+    tasks: Sequence[EncodeTask], tokenizer_path: str, mirror: Mirror = Mirror(Path("/"))
+) -> Iterator[tuple[int, pa.Table]]:
+    """(position of the task, its documents), in the order of `tasks`; perhaps several tables a task.
+
+    Args:
+        tasks: what to tokenize.
+        tokenizer_path: tokenizer.json.
+        mirror: brings both to the machine of a worker.
+    """
     import ray
 
     def read(batch: dict[str, Any]) -> Iterator[pa.Table]:
         for index in batch["index"].tolist():
+            mirror.pull(Path(tasks[index].path))
+            mirror.pull(Path(tokenizer_path))
             table = encode(tasks[index], tokenizer_path)
             yield table.append_column("task", pa.array([index] * len(table), pa.int32()))
 

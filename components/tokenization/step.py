@@ -89,7 +89,7 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
     tasks = [task for split in ("train", "validation") for task in encode_tasks(inputs["corpus"].path, split)]
     writers = {name: SplitWriter(context.output, name, config, vocab_size) for name in ("train", "validation")}
     reported = 0.0
-    for done, table in encoded_tables(tasks, tokenizer_path):
+    for done, table in encoded_tables(tasks, tokenizer_path, context.mirror):
         writers[tasks[done].split].add_table(table)
         if time.monotonic() - reported >= 1:
             reported = time.monotonic()

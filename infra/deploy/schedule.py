@@ -158,7 +158,7 @@ class Schedule:
     folder: Path
     """Relative paths of the config count from here."""
     root: Path
-    """storage.root."""
+    """storage.root, or the folder of this machine that stands for one on an object store."""
 
     @property
     def command(self) -> Iterator[str]:

@@ -12,7 +12,6 @@ import getpass
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from infra.errors import UserError
@@ -20,7 +19,6 @@ from infra.journal import git
 from infra.journal.freezing import INPUTS, has_grown_from
 from infra.journal.key import differing, digest
 from infra.journal.step import Step
-from infra.storage.files import write_json
 from infra.storage.store import Store
 
 FREE = ("code", "version")
@@ -36,7 +34,7 @@ def acceptance_key(step: Step, identity: Mapping[str, Any]) -> str:
 
 def accepted_key(store: Store, step: Step, identity: Mapping[str, Any]) -> str | None:
     """The key of the artifact that was accepted for `identity`."""
-    key = _accepted(store.root / "accepted" / step.name / f"{acceptance_key(step, identity)}.json")
+    key = _accepted(store.read(f"accepted/{step.name}/{acceptance_key(step, identity)}.json"))
     if key and step.frozen and not has_grown_from(store, step, store.manifest(step.name, key) or {INPUTS: {}}):
         return None
     return key
@@ -44,14 +42,14 @@ def accepted_key(store: Store, step: Step, identity: Mapping[str, Any]) -> str |
 
 def accepted_keys(store: Store) -> set[str]:
     """The keys of all artifacts that were accepted for others."""
-    found = (_accepted(path) for path in (store.root / "accepted").glob("*/*.json"))
+    found = (_accepted(data) for data in store.read_all("accepted").values())
     return {key for key in found if key}
 
 
-def _accepted(path: Path) -> str | None:
-    """What the acceptance at `path` names; None where there is none."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(path.read_bytes())["accepted"])
+def _accepted(data: bytes | None) -> str | None:
+    """What an acceptance names; None where there is none."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(data or b"")["accepted"])
     return None
 
 
@@ -100,8 +98,6 @@ def accept(
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **git.commit(),
     }
-    folder = store.root / "accepted" / step
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{key}.json", content)
+    store.write(f"accepted/{step}/{key}.json", content)
     told = json.dumps(content, ensure_ascii=False)
     return {"kind": "tags", "id": f"{manifest['made_by_run']}/{step}", "tags": {TAG: told, f"{TAG}.{key[:12]}": reason}}

@@ -142,6 +142,7 @@ class Execution:
             root=self.store.root,
             tracker=StepTracker(step=planned.step.name, sink=self.sink),
             environment=self.environment,
+            objects=self.store.objects,
         )
         # The step's workers hold its resources; the task itself holds none, so that it never starves them.
         task = ray.remote(run_job).options(num_cpus=0, max_retries=0, name=planned.step.name)
@@ -183,7 +184,7 @@ class Execution:
             key=planned.key,
             status=status,
             reasons=list(planned.reasons),
-            artifact_uri=artifact.path.as_uri(),
+            artifact_uri=self.store.artifact_uri(artifact.step, artifact.key),
             seconds=seconds,
             metrics=dict(manifest["metrics"]),
             measured=dict(manifest["measured"]),

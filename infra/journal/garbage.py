@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +19,9 @@ from infra.errors import DamagedArtifactError
 from infra.journal import runs
 from infra.journal.acceptance import accepted_keys
 from infra.journal.runs import RunRecord
-from infra.storage import manifest
 from infra.storage.store import DAMAGED, REMOVED, Store
 from infra.tracking.delivered import Delivered
-from infra.tracking.garbage import HeldModel, HeldRun, Holdings, TrackedStore, local_files
+from infra.tracking.garbage import HeldModel, HeldRun, Holdings, TrackedStore, local_files, path_of_uri
 from infra.tracking.lineage import reach
 
 Kind = Literal["mlflow model", "mlflow run", "artifact", "work folder", "rubbish", "run record"]
@@ -75,7 +74,7 @@ def survey(store: Store, stores: Sequence[TrackedStore], keep_runs: int) -> Surv
     return Survey(
         num_kept=sum(folder.name in facts.keys for folder in facts.folders),
         keys=frozenset(facts.keys),
-        items=tuple(_with_sizes(items)),
+        items=tuple(_with_sizes(items, store.object_sizes())),
     )
 
 
@@ -86,7 +85,7 @@ def remove(store: Store, found: Survey) -> Iterator[Item]:
         InfrastructureError, StorageError: something cannot be removed; it and what follows it is still there.
     """
     if found.items:
-        for delivered in Delivered.everywhere(store.root):
+        for delivered in Delivered.everywhere(store.root, store.objects):
             delivered.keep(found.keys)
     for item in found.items:
         if item.tracked is None:
@@ -109,8 +108,8 @@ class _Facts:
         last = "the last run" if keep_runs == 1 else f"one of the last {keep_runs} runs"
         self.unneeded = "needed by no registered model or prompt" + (f", and not by {last}" if keep_runs else "")
         self.spent = "nothing that it made is left" + (f", and it is not {last}" if keep_runs else "")
-        self.folders = sorted(path for path in (store.root / "artifacts").glob("*/*") if path.is_dir())
-        self.manifests = dict(_manifests(self.folders))
+        self.folders = sorted({*store.places("artifacts"), *store.copies("artifacts")})
+        self.manifests = dict(_manifests(store, self.folders))
         self._records = list(runs.load_all(store))
         recent = [r for position, r in enumerate(self._records) if position < keep_runs or r.status == "RUNNING"]
         waiting_runs, waiting_keys = _waiting(store)
@@ -118,6 +117,7 @@ class _Facts:
         starts = {*waiting_keys, *accepted_keys(store), *(key for _, one in tracked for key in one.registered)}
         starts |= {key for record in recent for key in _keys_of(record)}
         starts |= {key for key, made in self.manifests.items() if made["made_by_run"] in self._recent_runs}
+        starts |= set(self._registered_elsewhere())
         self.keys = reach(starts, [*self._edges()])
         """Of all steps that are needed."""
         self._steps = [(one, name, group) for one, holdings in tracked for name, group in _by_step(holdings)]
@@ -138,8 +138,7 @@ class _Facts:
     def _my_runs(self) -> set[str]:
         """Our own ids of this root's pipeline runs: MLflow may hold those of other roots too, and a copied root has the
         records of the one that it was copied from."""
-        root = self.store.root.resolve()
-        recorded = {record.id for record in self._records if Path(record.root).resolve() == root}
+        recorded = {record.id for record in self._records if self.store.is_at(record.root)}
         return recorded | {
             name.partition("/")[0]
             for _, name, group in self._steps
@@ -154,8 +153,17 @@ class _Facts:
         needed = pipeline_run in self._recent_runs or any(run.key in self.keys for run in group)
         return ours and not needed
 
-    def _is_below(self, artifact: Path) -> bool:
-        return artifact.resolve().is_relative_to(self.store.root.resolve() / "artifacts")
+    def _is_below(self, artifact: str) -> bool:
+        if self.store.objects:
+            return artifact.startswith(f"{self.store.uri}/artifacts/")
+        return path_of_uri(artifact).resolve().is_relative_to(self.store.root.resolve() / "artifacts")
+
+    def _registered_elsewhere(self) -> Iterator[str]:
+        """Of a root on an object store: what the SQLite files of other machines were told to register."""
+        for one in Delivered.everywhere(self.store.root, self.store.objects):
+            if one.is_elsewhere:
+                made = (self.manifests[key] for key in one.run_ids if key in self.manifests)
+                yield from (content["key"] for content in made if any(map(_is_registered, content["records"])))
 
     def models(self) -> Iterator[Item]:
         """LoggedModels; before the runs that they come from, so that `run` finds by the run what it has to repair."""
@@ -189,7 +197,7 @@ class _Facts:
 
     def work_folders(self) -> Iterator[Item]:
         """Those whose step is not needed, or finished."""
-        for folder in sorted((self.store.root / "work").glob("*/*")):
+        for folder in sorted({*self.store.places("work"), *self.store.copies("work")}):
             if folder.name not in self.keys:
                 yield Item(kind="work folder", name=_name(folder), reason=self.unneeded, paths=(folder,))
             elif self._is_finished(folder):
@@ -210,6 +218,15 @@ class _Facts:
             elif path.name.startswith(REMOVED):
                 reason = "the rest of a gc that was killed"
             yield Item(kind="rubbish", name=path.name, reason=reason, paths=(path,))
+        for path in sorted((self.store.root / "cache" / "raw").glob("*")):
+            reason = "a copy of a raw file on an object store"
+            yield Item(kind="rubbish", name=path.name, reason=reason, paths=(path,))
+        running = {key for record in self._records if record.status == "RUNNING" for key in _keys_of(record)}
+        for path in self.store.leftovers(self.manifests):
+            key = path.parent.name
+            if key in self.keys - running:  # the others go whole, or are on their way up
+                name = f"{_name(path.parent)}/{path.name}"
+                yield Item(kind="rubbish", name=name, reason="rubbish of a killed upload", paths=(path,))
 
     def records(self) -> Iterator[Item]:
         """Records of runs that are not recent and have nothing left."""
@@ -233,13 +250,14 @@ def _tracked(kind: Kind, name: str, reason: str, held: Sequence[HeldRun | HeldMo
     return Item(kind=kind, name=name, reason=reason, paths=paths, held=tuple(held), tracked=tracked)
 
 
-def _manifests(folders: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for folder in folders:
-        try:
-            content = manifest.read(folder)
-        except DamagedArtifactError:  # it is known by its folder alone
-            continue
-        yield folder.name, {"inputs": {}, "made_by_run": None, "finished_at": 0.0, **content}
+def _manifests(store: Store, folders: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for folder, content in store.read_manifests(folders):
+        if not isinstance(content, DamagedArtifactError):  # one that is damaged is known by its folder alone
+            yield folder.name, {"inputs": {}, "made_by_run": None, "finished_at": 0.0, "records": [], **content}
+
+
+def _is_registered(record: Mapping[str, Any]) -> bool:
+    return record["type"] == "prompt" or bool(record.get("registered_name"))
 
 
 def _keys_of(record: RunRecord) -> set[str]:
@@ -263,13 +281,13 @@ def _name(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name}"
 
 
-def _with_sizes(items: Sequence[Item]) -> Iterator[Item]:
-    """`items` with their sizes."""
+def _with_sizes(items: Sequence[Item], on_objects: Mapping[Path, int]) -> Iterator[Item]:
+    """`items` with their sizes, those on an object store included."""
     files = [[stat for path in item.paths for stat in _stats(path)] for item in items]
     names = Counter((stat.st_dev, stat.st_ino) for stats in files for stat in stats)
     counted = set()
     for item, stats in zip(items, files, strict=True):
-        num_bytes = 0
+        num_bytes = sum(on_objects.get(path, 0) for path in item.paths)
         for stat in stats:
             inode = (stat.st_dev, stat.st_ino)
             if inode not in counted and names[inode] >= stat.st_nlink:
@@ -279,5 +297,7 @@ def _with_sizes(items: Sequence[Item]) -> Iterator[Item]:
 
 
 def _stats(path: Path) -> Iterator[Any]:
+    if not path.exists() and not path.is_symlink():  # on an object store alone
+        return
     found = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
     yield from (one.lstat() for one in found if one.is_symlink() or one.is_file())

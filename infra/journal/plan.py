@@ -205,6 +205,6 @@ def _finder(store: Store) -> Find:
 
     @functools.cache
     def find(step: str, key: str | None) -> Mapping[str, Any] | None:
-        return next((m for m in store.manifests(step) if key in (None, m["key"])), None)
+        return store.manifest(step, key) if key else next(store.manifests(step), None)
 
     return find

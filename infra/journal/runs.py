@@ -1,4 +1,9 @@
-"""The records of pipeline runs under ROOT/runs: what `status` prints, and how the runs of the dead are found."""
+"""The records of pipeline runs under ROOT/runs: what `status` prints, and how the runs of the dead are found.
+
+Of a root on an object store each machine has copies of the records: of its own runs, and of those that are over. A copy
+of its own that says RUNNING outlives another machine's finding that the run is dead, so that this machine, whose MLflow
+store it may be, closes it there too.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,22 +73,47 @@ def new_run_id() -> str:
 
 def save(store: Store, record: RunRecord) -> None:
     """Writes the record, atomically."""
-    write_json(path_of(store, record.id), record.model_dump(mode="json"))
+    store.write(f"runs/{record.id}.json", record.model_dump(mode="json"))
 
 
 def load_all(store: Store) -> Iterator[RunRecord]:
     """All readable records, newest first."""
-    for path in sorted((store.root / "runs").glob("*.json"), reverse=True):
+    found = _own(store)
+    if store.objects:
+        names = {name.removesuffix(".json"): f"runs/{name}" for name in store.objects.sizes("runs")}
+        known = {record.id: record for record in found if record.id in names and record.status != "RUNNING"}
+        data = store.objects.read_all(name for run_id, name in names.items() if run_id not in known)
+        fetched = list(_parsed((f"{store.uri}/{name}", one) for name, one in data.items()))
+        for record in fetched:
+            if record.status != "RUNNING" and not path_of(store, record.id).exists():
+                write_json(path_of(store, record.id), record.model_dump(mode="json"))
+        found = [*known.values(), *fetched]
+    yield from sorted(found, key=lambda record: record.id, reverse=True)
+
+
+def _own(store: Store) -> list[RunRecord]:
+    """The records on this machine."""
+    files = {}
+    for path in (store.root / "runs").glob("*.json"):
         try:
-            yield RunRecord.model_validate(json.loads(path.read_bytes()))
-        except (OSError, ValueError) as error:
-            logger.warning("%s is not a run record: %s", path, error)
+            files[str(path)] = path.read_bytes()
+        except OSError as error:
+            logger.warning("%s cannot be read: %s", path, error.strerror)
+    return list(_parsed(files.items()))
+
+
+def _parsed(files: Iterable[tuple[str, bytes]]) -> Iterator[RunRecord]:
+    for where, data in files:
+        try:
+            yield RunRecord.model_validate(json.loads(data))
+        except ValueError as error:
+            logger.warning("%s is not a run record: %s", where, error)
 
 
 def close_dead(store: Store) -> list[RunRecord]:
     """Closes the runs whose process is gone, and returns them."""
     closed = []
-    for record in load_all(store):
+    for record in {record.id: record for record in (*load_all(store), *_own(store))}.values():
         process = ProcessIdentity.parse(record.process)
         if record.status == "RUNNING" and (process is None or process.is_dead()):
             closed.append(close_killed(store, record))

@@ -20,7 +20,7 @@ from infra.errors import DamagedArtifactError, DiskFullError, Fault, FromzeroErr
 from infra.journal.key import encode
 from infra.journal.lock import exclusive, working
 from infra.journal.step import Artifact, Step, StepContext
-from infra.storage import manifest
+from infra.storage.objects import ObjectStore
 from infra.storage.raw import RawFile
 from infra.storage.store import Store
 from infra.tracking.client import StepTracker
@@ -42,6 +42,8 @@ class Job:
     tracker: StepTracker
     environment: Mapping[str, Any]
     """Facts for the manifest: git commit, host, the run's id."""
+    objects: ObjectStore | None = None
+    """Of the root, if it is on an object store."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,16 +60,17 @@ class Failure:
 
 def run_job(job: Job) -> dict[str, Any] | Failure:
     """Makes the artifact of one step; returns its manifest, or the failure."""
-    store = Store(root=job.root)
+    store = Store(root=job.root, objects=job.objects)
     name, key = job.step.name, job.key
     temporary: Path | None = None
     try:
+        store.make_folders()
         lock = exclusive(store.root / "locks" / f"{name}-{key}.lock", f"{name} {key[:12]}")
         with working(store.root), lock:
             made = _found(store, name, key)
             if made is not None:  # by a run that ended just before this one got the lock
                 return made
-            _check_inputs(job)
+            _check_inputs(job, store)
             temporary = store.begin(name, key)
             return _make(job, store, temporary)
     except Exception as error:  # process boundary: every failure of a step becomes a value that the driver can read
@@ -84,10 +87,10 @@ def _found(store: Store, name: str, key: str) -> dict[str, Any] | None:
         return None
 
 
-def _check_inputs(job: Job) -> None:
+def _check_inputs(job: Job, store: Store) -> None:
     for artifact in job.inputs.values():
         try:
-            manifest.verify(artifact.path)
+            store.fetch(artifact.step, artifact.key)
         except DamagedArtifactError as error:
             raise DamagedArtifactError(
                 f"its input {artifact.step} was damaged since the run began: {error}; run again: it will be made anew"
@@ -103,6 +106,7 @@ def _make(job: Job, store: Store, temporary: Path) -> dict[str, Any]:
         work=store.work_folder(job.step.name, job.key),
         raw=job.step.raw,
         tracker=job.tracker,
+        mirror=store.mirror,
     )
     output = job.step.load()(job.step.config, job.inputs, context)
     encode(output.metrics, f"{job.step.name}.metrics")

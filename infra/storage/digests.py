@@ -2,7 +2,7 @@
 
 A file counts as the same while its path, size, modification and change time and inode are the same. A file that was
 changed within the last seconds before it was read is not remembered: a second change may fall into the same tick of
-the file system's clock, and would not show.
+the file system's clock, and would not show. An object counts as the same while its URI, size, time and ETag are.
 """
 
 from __future__ import annotations
@@ -49,18 +49,29 @@ class DigestCache:
         """
         place = str(path.resolve())
         seen = _seen(path)
-        known = self._known.get(place)
-        if known is not None and known[:-1] == seen:
-            return str(known[-1])
+        known = self.get(place, seen)
+        if known is not None:
+            return known
         digest = sha256(path)
-        self.num_read += 1
-        settled = time.time() - max(seen[1], seen[2]) / 1e9 >= SETTLED_SECONDS
+        settled = time.time() - max(int(seen[1]), int(seen[2])) / 1e9 >= SETTLED_SECONDS
         if settled and _seen(path) == seen:
-            self._known[place] = [*seen, digest]
-            self._changed = True
+            self.put(place, seen, digest)
+        else:
+            self.num_read += 1
         return digest
 
+    def get(self, place: str, seen: list[int | str]) -> str | None:
+        """The digest of what lies at `place`, if it is as it was `seen`."""
+        known = self._known.get(place)
+        return str(known[-1]) if known is not None and known[:-1] == seen else None
 
-def _seen(path: Path) -> list[int]:
+    def put(self, place: str, seen: list[int | str], digest: str) -> None:
+        """Remembers the digest of what was read, and how it was seen before and after."""
+        self.num_read += 1
+        self._known[place] = [*seen, digest]
+        self._changed = True
+
+
+def _seen(path: Path) -> list[int | str]:
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]

@@ -3,14 +3,19 @@
 Steps read and write local files. Where the root is `s3://...`, every machine has a folder with the same layout, and a
 `Mirror` moves what others need: finished artifacts, and of a step that is not finished its checkpoints and finished
 units. For a root on a file system it does nothing. It is handed to workers with the paths that they work on.
+
+On the object store the files of an artifact lie below the name of the attempt that made them, and its manifest, which
+goes up last, says which that is. Digests are compared when files come down; what was found to be damaged is marked, so
+that the next plan, which looks at sizes alone, knows it.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
+import logging
+import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,9 +25,12 @@ from infra.errors import DamagedArtifactError
 from infra.storage import manifest
 from infra.storage.objects import ObjectStore
 
-ARTIFACTS = "artifacts"
+ARTIFACTS, WORK = "artifacts", "work"
 PREFIX = "prefix"
 """Where in a manifest of an object store the name of the attempt stands, below which the files lie."""
+MARK = "damaged-"
+"""How the name of the object begins that says what is wrong with the files of an attempt."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +56,9 @@ class Mirror:
         name = self._name(path)
         first, *rest = PurePosixPath(name).parts
         if first == ARTIFACTS:
-            self._pull_artifact(*rest[:2])
+            self._pull_artifact(self.objects, *rest[:2])
         elif not path.exists():
-            self._pull_work(path, name)
+            self._pull_work(self.objects, path, name)
 
     def push(self, path: Path, last: str | None = None, only: Sequence[str] | None = None) -> None:
         """Puts a folder or file into the object store.
@@ -85,13 +93,16 @@ class Mirror:
     def drop(self, path: Path, first: str | None = None) -> None:
         """Removes what was pushed; of a folder the file `first` before the rest, which then does not count any more."""
         if self.objects is not None:
-            if first:
-                self.objects.delete(f"{self._name(path)}/{first}")
-            self.objects.delete_folder(self._name(path))
-            self.objects.delete(self._name(path))
+            name = self._name(path)
+            if self.objects.sizes(name):
+                if first:
+                    self.objects.delete(f"{name}/{first}")
+                self.objects.delete_folder(name)
+            else:
+                self.objects.delete(name)
 
-    def commit(self, folder: Path, step: str, key: str, written: dict[str, Any]) -> None:
-        """Makes an artifact visible to all: its files under a name of this attempt, then the manifest.
+    def commit(self, folder: Path, step: str, key: str, written: Mapping[str, Any]) -> None:
+        """Makes an artifact visible to all: its files under the name of its attempt, then the manifest.
 
         Args:
             folder: the artifact, its manifest included.
@@ -101,10 +112,9 @@ class Mirror:
         """
         if self.objects is None:
             return
-        place, attempt = f"{ARTIFACTS}/{step}/{key}", uuid.uuid4().hex[:8]
+        place, attempt = f"{ARTIFACTS}/{step}/{key}", written[PREFIX]
         self.objects.upload(folder, list(written["files"]), f"{place}/{attempt}")
-        content = manifest.sealed({**written, PREFIX: attempt})
-        self.objects.write(f"{place}/{manifest.NAME}", json.dumps(content).encode("utf-8"))
+        self.objects.upload(folder, [manifest.NAME], place)
         for name in self.objects.sizes(place):  # of attempts that were killed or damaged
             if name != manifest.NAME and not name.startswith(f"{attempt}/"):
                 self.objects.delete(f"{place}/{name}")
@@ -113,59 +123,110 @@ class Mirror:
         """The manifest of a finished artifact in the object store, after a look at every file's size.
 
         Raises:
-            DamagedArtifactError: a file is missing or has another size.
+            DamagedArtifactError: a file is missing or has another size, or was found to be damaged before.
         """
-        content = self.manifest(step, key)
-        if content is None:
-            return None
-        place = f"{ARTIFACTS}/{step}/{key}/{content[PREFIX]}"
         assert self.objects is not None
+        place = f"{ARTIFACTS}/{step}/{key}"
+        data = self.objects.read(f"{place}/{manifest.NAME}")
+        if data is None:
+            return None
+        content = manifest.parse(data, f"{self.objects.uri}/{place}/{manifest.NAME}")
         sizes = self.objects.sizes(place)
+        if (mark := MARK + content[PREFIX]) in sizes:
+            raise DamagedArtifactError((self.objects.read(f"{place}/{mark}") or b"").decode())
         for name, entry in content["files"].items():
-            if sizes.get(name) != entry["num_bytes"]:
-                where = f"{self.objects.uri}/{place}/{name}"
+            if sizes.get(f"{content[PREFIX]}/{name}") != entry["num_bytes"]:
+                where = f"{self.objects.uri}/{place}/{content[PREFIX]}/{name}"
                 raise DamagedArtifactError(f"{where} is missing or has another size than its manifest says")
         return content
 
-    def manifest(self, step: str, key: str) -> dict[str, Any] | None:
-        """The manifest of an artifact in the object store, its signature checked, its files not."""
+    def manifests(self, folders: Iterable[Path]) -> dict[Path, dict[str, Any] | DamagedArtifactError]:
+        """What the manifests say that folders have in the object store, their signatures checked, their files not."""
         assert self.objects is not None
-        data = self.objects.read(f"{ARTIFACTS}/{step}/{key}/{manifest.NAME}")
-        return None if data is None else manifest.parse(data, f"{self.objects.uri}/{ARTIFACTS}/{step}/{key}")
+        names = {f"{self._name(folder)}/{manifest.NAME}": folder for folder in folders}
+        data = self.objects.read_all(names)
+        found: dict[Path, dict[str, Any] | DamagedArtifactError] = {}
+        for name, folder in names.items():
+            where = f"{self.objects.uri}/{name}"
+            try:
+                found[folder] = manifest.parse(data.get(name, b""), where)
+            except DamagedArtifactError as error:
+                found[folder] = error if name in data else DamagedArtifactError(f"{where} is missing")
+        return found
 
-    def keys(self, step: str | None = None) -> list[tuple[str, str]]:
-        """(step, key) of every artifact in the object store."""
+    def check(self, folder: Path, content: Mapping[str, Any]) -> Iterator[tuple[int, str | None]]:
+        """Compares every object of `folder` with its manifest: its recorded size, and what is wrong with it. An
+        artifact that is damaged is marked."""
         assert self.objects is not None
-        parts = [name.split("/") for name in self.objects.sizes(ARTIFACTS)]
-        found = [(one[0], one[1]) for one in parts if len(one) == 3 and one[2] == manifest.NAME]
-        return sorted(pair for pair in found if step in (None, pair[0]))
+        place = f"{self._name(folder)}/{content[PREFIX]}" if PREFIX in content else self._name(folder)
+        for name, recorded in content["files"].items():
+            digest, damage = self.objects.sha256(f"{place}/{name}"), None
+            if digest != recorded["sha256"]:
+                state = "is missing" if digest is None else "differs from its manifest (SHA-256)"
+                damage = f"{self.objects.uri}/{place}/{name} {state}"
+                if PREFIX in content:
+                    self._mark(folder, content, damage)
+            yield recorded["num_bytes"], damage
 
-    def _pull_artifact(self, step: str, key: str) -> None:
+    def fetch(self, step: str, key: str) -> Path:
+        """The folder of an artifact on this machine, whole, after every file was checked by size and digest. A copy
+        that is damaged is fetched again.
+
+        Raises:
+            DamagedArtifactError: it is damaged or missing, and on the object store too.
+        """
+        folder = self.root / ARTIFACTS / step / key
+        self.pull(folder)
+        try:
+            manifest.verify(folder)
+        except DamagedArtifactError as error:
+            if self.objects is None or not folder.exists():
+                raise
+            logger.warning("a damaged copy is fetched again: %s", error)
+            folder.rename(self.root / "temporary" / f"{MARK}{step}-{key}-{uuid.uuid4().hex[:8]}")
+            self.pull(folder)
+            manifest.verify(folder)
+        return folder
+
+    def _pull_artifact(self, objects: ObjectStore, step: str, key: str) -> None:
         folder = self.root / ARTIFACTS / step / key
         with self._alone(f"{step}-{key}"):
             if (folder / manifest.NAME).exists():
                 return
-            content = self.manifest(step, key)
-            if content is None:
-                return
+            content = self.manifests([folder])[folder]
+            if isinstance(content, DamagedArtifactError):
+                raise content
             temporary = self.root / "temporary" / f"{step}-{key}-{uuid.uuid4().hex[:8]}"
-            assert self.objects is not None
-            self.objects.download(f"{ARTIFACTS}/{step}/{key}/{content[PREFIX]}", content["files"], temporary)
-            manifest.write(temporary, content, content["files"])
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary.rename(folder)
+            place = f"{self._name(folder)}/{content[PREFIX]}"
+            try:
+                try:
+                    objects.download(place, content["files"], temporary)
+                except DamagedArtifactError:  # perhaps on its way
+                    objects.download(place, content["files"], temporary)
+                manifest.write(temporary, content, content["files"])
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)  # one without a manifest
+                temporary.rename(folder)
+            except DamagedArtifactError as error:
+                self._mark(folder, content, str(error))
+                raise
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
 
-    def _pull_work(self, path: Path, name: str) -> None:
+    def _mark(self, folder: Path, content: Mapping[str, Any], damage: str) -> None:
         assert self.objects is not None
+        self.objects.write(f"{self._name(folder)}/{MARK}{content[PREFIX]}", damage.encode("utf-8"))
+
+    def _pull_work(self, objects: ObjectStore, path: Path, name: str) -> None:
         with self._alone(name.replace("/", "-")):
-            files = list(self.objects.sizes(name))
+            files = list(objects.sizes(name))
             if path.exists():
                 return
             temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
             path.parent.mkdir(parents=True, exist_ok=True)
             if files:
-                self.objects.download(name, dict.fromkeys(files), temporary)
-            elif (data := self.objects.read(name)) is not None:
+                objects.download(name, dict.fromkeys(files), temporary)
+            elif (data := objects.read(name)) is not None:
                 temporary.write_bytes(data)
             else:
                 return

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from infra.errors import UserError
+from infra.storage import remote
 from infra.storage.digests import DigestCache
 from infra.storage.files import sha256
 
+COPIES = Path("~/.cache/fromzero/cache")
+"""Where copies of objects lie that belong to no root."""
 RawFormat = Literal["text", "jsonl", "parquet", "csv"]
 COMPRESSIONS = (".gz", ".zst")
 SUFFIXES: dict[str, RawFormat] = {
@@ -35,6 +38,21 @@ class RawFile:
     num_bytes: int
     format: RawFormat
     compression: Literal["gzip", "zstd"] | None
+    copy: str | None = None
+    """Where each machine keeps its copy, if the file lies on an object store."""
+
+    def fetch(self) -> Path:
+        """The file on this machine; the copy of one on an object store is fetched if it is not there, and is sound.
+
+        Raises:
+            DataError: the object is another than when the run was planned, or gone.
+            StorageError: the object store does not answer.
+        """
+        if self.copy is None:
+            return Path(self.path)
+        path = Path(self.copy)
+        remote.fetch(self.path, self.digest, path, path.parents[2] / "locks")
+        return path
 
 
 def detect(path: Path, declared: RawFormat | None, where: str) -> tuple[RawFormat, Literal["gzip", "zstd"] | None]:
@@ -63,16 +81,18 @@ def resolve(
     """The files that `pattern` (a file, a folder or a glob) names, ordered by digest, each content once.
 
     Args:
-        pattern: where to look; relative paths count from the working directory.
+        pattern: where to look: a path, of which relative ones count from the working directory, or a URI of an object
+            store.
         declared: the format, if the user gave one.
         where: the config key, for messages.
         digests: known digests; without them every file is read.
 
     Raises:
         UserError: nothing is there, or a format cannot be told.
+        StorageError: the object store does not answer.
     """
     if "://" in pattern:
-        raise UserError(f"{where}: {pattern} is not a local path; remote sources are not read yet: copy it first")
+        return _resolve_remote(pattern, declared, where, digests)
     path = Path(pattern).expanduser()
     if path.is_file():  # before the glob: a file may have [ or * in its name
         found = [path]
@@ -84,7 +104,7 @@ def resolve(
     if not found:
         what = f"holds no file with a known ending ({', '.join(SUFFIXES)})" if path.is_dir() else "matches no file"
         raise UserError(f"{where}: {pattern} {what} (looked from {Path.cwd()}); put one there, or name another path")
-    files: dict[tuple[str, str], RawFile] = {}
+    files = []
     for child in found:
         format_, compression = detect(child, declared, where)
         file = RawFile(
@@ -94,8 +114,42 @@ def resolve(
             format=format_,
             compression=compression,
         )
-        files.setdefault((file.digest, file.format), file)
-    return tuple(files[name] for name in sorted(files))
+        files.append(file)
+    return _ordered(files)
+
+
+def _resolve_remote(
+    pattern: str, declared: RawFormat | None, where: str, digests: DigestCache | None
+) -> tuple[RawFile, ...]:
+    def is_wanted(name: str) -> bool:
+        return not _hidden(Path(name)) and (declared is not None or _known(Path(name)))
+
+    found, is_folder = remote.find(pattern, where, is_wanted, digests)
+    if not found:
+        what = f"holds no object with a known ending ({', '.join(SUFFIXES)})" if is_folder else "matches no object"
+        raise UserError(f"{where}: {pattern} {what}; put one there, or name another")
+    copies = (digests.path.parent if digests else COPIES.expanduser()) / "raw"
+    files = []
+    for one in found:
+        format_, compression = detect(Path(one.uri), declared, where)
+        file = RawFile(
+            path=one.uri,
+            digest=one.digest,
+            num_bytes=one.num_bytes,
+            format=format_,
+            compression=compression,
+            copy=str(copies / one.digest),
+        )
+        files.append(file)
+    return _ordered(files)
+
+
+def _ordered(files: list[RawFile]) -> tuple[RawFile, ...]:
+    """By digest, each content once."""
+    once: dict[tuple[str, str], RawFile] = {}
+    for file in files:
+        once.setdefault((file.digest, file.format), file)
+    return tuple(once[name] for name in sorted(once))
 
 
 def digest_file(path: Path, where: str = "", digests: DigestCache | None = None) -> str:

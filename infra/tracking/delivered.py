@@ -2,6 +2,9 @@
 
 A file for each tracking URI: the MLflow run of each step key, and which key each alias stands on. For a SQLite file the
 creation time of our experiment says whether it is still the same store; a server is trusted until `sync` asks it.
+
+On an object store the files of all machines lie together, so that what one has delivered to a server every other knows,
+and `gc` knows of the SQLite files on other machines.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import socket
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +21,7 @@ from typing import Any
 
 from infra.errors import StorageError
 from infra.storage.files import write_json
+from infra.storage.objects import ObjectStore
 from infra.tracking.tracker import Destination
 
 Manifest = Mapping[str, Any]
@@ -33,34 +38,54 @@ class Delivered:
     """MLflow run by step key."""
     aliases: dict[str, str] = field(default_factory=dict)
     """Step key by `name@alias`."""
+    host: str | None = None
+    """The machine that a SQLite file lies on, where the root is on an object store."""
+    objects: ObjectStore | None = None
+    """Of the root, if it is on an object store."""
 
     @classmethod
-    def load(cls, root: Path, destination: Destination) -> Delivered:
+    def load(cls, root: Path, destination: Destination, objects: ObjectStore | None = None) -> Delivered:
         """What was delivered to `destination`; nothing if it is another store now."""
-        path = root / "tracking" / f"{hashlib.sha256(destination.uri.encode()).hexdigest()[:16]}.json"
-        found = cls(path=path, uri=destination.uri, identity=_identity(destination))
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            content = json.loads(path.read_bytes())
+        host = socket.gethostname() if objects and destination.database else None
+        place = destination.uri + (f" on {host}" if host else "")
+        path = root / "tracking" / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.json"
+        found = cls(path=path, uri=destination.uri, identity=_identity(destination), host=host, objects=objects)
+        with contextlib.suppress(ValueError, KeyError):
+            content = json.loads(_read(path, objects))
             if found.identity is not None and content["identity"] == found.identity:
                 found.run_ids, found.aliases = dict(content["run_ids"]), dict(content["aliases"])
         return found
 
+    @property
+    def place(self) -> str:
+        """Where the file lies."""
+        return f"{self.objects.uri}/tracking/{self.path.name}" if self.objects else str(self.path)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is a SQLite file of another machine."""
+        return self.host not in (None, socket.gethostname())
+
     @classmethod
-    def everywhere(cls, root: Path) -> list[Delivered]:
+    def everywhere(cls, root: Path, objects: ObjectStore | None = None) -> list[Delivered]:
         """What was delivered from `root`, store by store; whether each is still the same store is not asked.
 
         Raises:
             StorageError: a file cannot be read.
         """
         found = []
-        for path in sorted((root / "tracking").glob("*.json")):
+        folder = root / "tracking"
+        paths = [folder / name for name in objects.sizes("tracking")] if objects else folder.glob("*.json")
+        for path in sorted(paths):
             try:
-                content = json.loads(path.read_bytes())
+                content = json.loads(_read(path, objects))
                 names = ("uri", "identity", "run_ids", "aliases")
-                found.append(cls(path=path, **{name: content[name] for name in names}))
-            except (OSError, ValueError, KeyError) as error:
+                host = content.get("host")
+                found.append(cls(path=path, host=host, objects=objects, **{name: content[name] for name in names}))
+            except (ValueError, KeyError) as error:
                 raise StorageError(
-                    f"{path} is damaged ({error}); remove it, then fromzero sync writes it anew"
+                    f"{objects.uri if objects else root}/tracking/{path.name} is damaged ({error}); remove it, then "
+                    "fromzero sync writes it anew"
                 ) from error
         return found
 
@@ -96,7 +121,19 @@ class Delivered:
     def _save(self) -> None:
         self.path.parent.mkdir(exist_ok=True)
         content = {"uri": self.uri, "identity": self.identity, "run_ids": self.run_ids, "aliases": self.aliases}
-        write_json(self.path, content)
+        write_json(self.path, {**content, "host": self.host} if self.host else content)
+        if self.objects:
+            self.objects.upload(self.path.parent, [self.path.name], "tracking")
+
+
+def _read(path: Path, objects: ObjectStore | None) -> bytes:
+    """What the file holds; nothing where it is not there, or cannot be read."""
+    if objects:
+        return objects.read(f"tracking/{path.name}") or b""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _aliases(manifest: Manifest) -> list[str]:

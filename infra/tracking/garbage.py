@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlparse
 
 from infra.cluster.environment import apply, run_environment
 from infra.errors import InfrastructureError
+from infra.storage.objects import ObjectStore
 from infra.tracking.delivered import Delivered
 from infra.tracking.tracker import Destination
 from infra.tracking.writer import ID_TAG, KEY_TAG, URI_TAG
@@ -37,7 +38,7 @@ class HeldRun:
     """MLflow's."""
     own_id: str
     key: str | None
-    artifact: Path | None
+    artifact: str | None
     """Where the step's artifact was when it was delivered; None before its step is finished, and for the others."""
     inputs: frozenset[str]
     """Digests of its inputs: keys of the steps that made them, and digests of raw files."""
@@ -53,7 +54,7 @@ class HeldModel:
     id: str
     own_id: str
     key: str
-    artifact: Path
+    artifact: str
     location: str
     is_deleted: bool
 
@@ -121,7 +122,7 @@ class TrackedStore:
                     id=str(found.model_id),
                     own_id=found.tags[ID_TAG],
                     key=found.tags[KEY_TAG],
-                    artifact=_path(found.tags[URI_TAG]),
+                    artifact=found.tags[URI_TAG],
                     location=str(found.artifact_location),
                     is_deleted=is_deleted,
                 )
@@ -179,15 +180,17 @@ class TrackedStore:
             raise InfrastructureError(f"MLflow at {self.uri} failed: {told}; {state}. {self.remedy}") from error
 
 
-def stores_of(root: Path, destination: Destination) -> list[TrackedStore]:
-    """The MLflow stores that something was delivered to from `root`, `destination` first.
+def stores_of(root: Path, destination: Destination, objects: ObjectStore | None = None) -> list[TrackedStore]:
+    """The MLflow stores that something was delivered to from `root`, `destination` first; not the SQLite files of other
+    machines.
 
     Raises:
         InfrastructureError: one does not answer, or is not the one that it was.
     """
-    known = {one.uri: one for one in Delivered.everywhere(root) if one.run_ids}
+    everywhere = Delivered.everywhere(root, objects)
+    known = {one.uri: one for one in everywhere if one.run_ids and not one.is_elsewhere}
     before = known.pop(destination.uri, None)
-    if before and not Delivered.load(root, destination).run_ids:
+    if before and not Delivered.load(root, destination, objects).run_ids:
         raise InfrastructureError(
             f"MLflow at {destination.uri} is not the store that {root} was delivered to, so nobody knows what is "
             "registered; nothing was removed. fromzero sync fills the new one"
@@ -197,7 +200,7 @@ def stores_of(root: Path, destination: Destination) -> list[TrackedStore]:
         found.append(TrackedStore(destination.uri, "Start it, or say where it is with tracking.uri="))
     for uri, one in known.items():
         if _may_be_there(uri):
-            found.append(TrackedStore(uri, f"Start it, or, if it is gone for good, remove {one.path}"))
+            found.append(TrackedStore(uri, f"Start it, or, if it is gone for good, remove {one.place}"))
     return found
 
 
@@ -207,7 +210,7 @@ def _may_be_there(uri: str) -> bool:
 
 def local_files(location: str) -> Path | None:
     """The folder of a run's or model's files, if it lies on this machine."""
-    return _path(location) if urlparse(location).scheme in ("", "file") else None
+    return path_of_uri(location) if urlparse(location).scheme in ("", "file") else None
 
 
 def _pages(fetch: Callable[[str | None], Any]) -> Iterator[Any]:
@@ -226,7 +229,7 @@ def _held_run(run: Any) -> HeldRun:
         id=str(run.info.run_id),
         own_id=tags[ID_TAG],
         key=tags.get(KEY_TAG),
-        artifact=_path(tags[URI_TAG]) if URI_TAG in tags else None,
+        artifact=tags.get(URI_TAG),
         inputs=frozenset(str(one.dataset.digest) for one in run.inputs.dataset_inputs),
         location=str(run.info.artifact_uri),
         is_deleted=run.info.lifecycle_stage == "deleted",
@@ -243,5 +246,6 @@ def _delete_files(location: str) -> None:
             folder.parent.rmdir()
 
 
-def _path(uri: str) -> Path:
+def path_of_uri(uri: str) -> Path:
+    """The file or folder that a `file:` URI or a path names."""
     return Path(unquote(urlparse(uri).path)) if uri.startswith("file:") else Path(uri)

@@ -32,18 +32,18 @@ class Lineage:
     edges: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, manifests: Sequence[Mapping[str, Any]], root: Path) -> Lineage:
+    def of(cls, manifests: Sequence[Mapping[str, Any]], root: Path | str) -> Lineage:
         """The graph of finished steps.
 
         Args:
             manifests: of all steps, inputs included.
-            root: where their artifacts lie.
+            root: where their artifacts lie: a folder, or the URI of a root on an object store.
         """
         nodes: dict[str, Node] = {}
         outlets: dict[str, list[str]] = {}
         for manifest in manifests:
             step_id = f"{manifest['step']}/{manifest['key']}"
-            folder = root / "artifacts" / manifest["step"] / manifest["key"]
+            folder = f"{root}/artifacts/{manifest['step']}/{manifest['key']}"
             nodes[step_id] = Node(id=step_id, kind="step", name=manifest["step"], facts=_step_facts(manifest, folder))
             made = {node.id: node for node in _made(manifest, folder)}
             nodes |= made
@@ -102,10 +102,10 @@ def reach(starts: Iterable[str], edges: Iterable[tuple[str, str]]) -> set[str]:
     return found
 
 
-def _step_facts(manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _step_facts(manifest: Mapping[str, Any], folder: str) -> dict[str, Any]:
     return {
         "key": manifest["key"],
-        "artifact_uri": folder.as_uri(),
+        "artifact_uri": folder if "://" in folder else Path(folder).as_uri(),
         "made_by_run": manifest["made_by_run"],
         "git_commit": manifest["tags"].get("git_commit"),
         "metrics": manifest["metrics"],
@@ -127,11 +127,11 @@ def _raw_nodes(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Node]:
     return {id_: Node(id=id_, kind="raw", name=Path(facts["path"]).name, facts=facts) for id_, facts in found.items()}
 
 
-def _made(manifest: Mapping[str, Any], folder: Path) -> Iterator[Node]:
+def _made(manifest: Mapping[str, Any], folder: str) -> Iterator[Node]:
     for record in manifest["records"]:
         if record["type"] == "model":
             facts = {
-                "path": str(folder / record["path"]),
+                "path": f"{folder}/{record['path']}",
                 "task": record["task"],
                 "metrics": record["metrics"],
                 "registered_name": record["registered_name"],

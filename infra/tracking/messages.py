@@ -62,7 +62,7 @@ def step_started(
     key: str,
     config: Mapping[str, Any],
     inputs: Mapping[str, Any],
-    root: Path,
+    root: Path | str,
     started_at: float,
     tags: Mapping[str, str],
 ) -> list[Message]:
@@ -73,7 +73,7 @@ def step_started(
             "name": entry["step"],
             "digest": entry["key"],
             "context": name,
-            "source": str(root / "artifacts" / entry["step"] / entry["key"]),
+            "source": f"{root}/artifacts/{entry['step']}/{entry['key']}",
         }
         for name, entry in inputs.items()
     ]
@@ -152,7 +152,7 @@ def trial(parent_id: str, record: Mapping[str, Any], time_ms: int) -> list[Messa
     ]
 
 
-def step_finished(run: str, manifest: Mapping[str, Any], folder: Path) -> list[Message]:
+def step_finished(run: str, manifest: Mapping[str, Any], folder: Path, uri: str | None = None) -> list[Message]:
     """What a finished step has to show: its raw files, curves, trials, files, models, prompts, cost; then its end.
 
     Curves and trials are in it whole, because a run that goes on from a checkpoint of another has seen their ends only;
@@ -162,6 +162,7 @@ def step_finished(run: str, manifest: Mapping[str, Any], folder: Path) -> list[M
         run: our own id of the pipeline's run.
         manifest: of the step.
         folder: its artifact.
+        uri: what that is called on every machine, if it lies on an object store.
     """
     own_id, key = f"{run}/{manifest['step']}", manifest["key"]
     now = _milliseconds(manifest["finished_at"])
@@ -178,7 +179,7 @@ def step_finished(run: str, manifest: Mapping[str, Any], folder: Path) -> list[M
     messages: list[Message] = [
         *raw_inputs(own_id, manifest["raw"]),
         {"kind": "metrics", "id": own_id, "points": [*curves, *points]},
-        {"kind": "tags", "id": own_id, "tags": {URI_TAG: folder.as_uri(), **words}},
+        {"kind": "tags", "id": own_id, "tags": {URI_TAG: uri or folder.as_uri(), **words}},
         {"kind": "file", "id": own_id, "path": str(folder / "manifest.json"), "folder": ""},
     ]
     for record in manifest["records"]:
@@ -195,6 +196,7 @@ def step_finished(run: str, manifest: Mapping[str, Any], folder: Path) -> list[M
                     "key": key,
                     "time": now,
                     "path": str(folder / record["path"]),
+                    "uri": f"{uri or folder}/{record['path']}",
                 }
             )
         elif record["type"] == "prompt":
@@ -205,13 +207,16 @@ def step_finished(run: str, manifest: Mapping[str, Any], folder: Path) -> list[M
     return messages
 
 
-def repair(manifest: Mapping[str, Any], folder: Path, root: Path, *, alias: bool = True) -> Message:
+def repair(
+    manifest: Mapping[str, Any], folder: Path, root: Path | str, *, uri: str | None = None, alias: bool = True
+) -> Message:
     """Brings back into MLflow a finished step that MLflow does not know: a new server, or a lost database.
 
     Args:
         manifest: of the step.
         folder: its artifact.
         root: the store's.
+        uri: as in `step_finished`.
         alias: whether its models take the aliases that they were made for; not for a result of the past.
     """
     run = manifest["made_by_run"]
@@ -230,7 +235,7 @@ def repair(manifest: Mapping[str, Any], folder: Path, root: Path, *, alias: bool
         "kind": "repair",
         "id": f"{run}/{manifest['step']}",
         "key": manifest["key"],
-        "messages": [*started, *step_finished(run, {**manifest, "records": records}, folder)],
+        "messages": [*started, *step_finished(run, {**manifest, "records": records}, folder, uri)],
     }
 
 

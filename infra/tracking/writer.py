@@ -216,7 +216,12 @@ class Writer:
     def _model(self, message: Mapping[str, Any], *, register: bool = True) -> None:
         record = ModelRecord.model_validate(message["record"])
         run_id, own_id = self._run_id(message), f"{message['key']}/{record.path}"
-        tags = {ID_TAG: own_id, KEY_TAG: message["key"], URI_TAG: message["path"], "task": record.task}
+        tags = {
+            ID_TAG: own_id,
+            KEY_TAG: message["key"],
+            URI_TAG: message.get("uri", message["path"]),
+            "task": record.task,
+        }
         model_id, is_ready = self._find_model(own_id)
         if not is_ready:
             if model_id is None:
@@ -309,11 +314,19 @@ class Writer:
         if run_id is None:
             for inner in message["messages"]:
                 self.apply(inner)
+            self._close_unknown(message["id"].partition("/")[0], message["messages"][-1]["end_time"])
             return
         self.run_ids[message["id"]] = run_id
         for inner in message["messages"]:
             if inner["kind"] == "model":  # a version that somebody deleted does not come back without an alias
                 self._model(inner, register=bool(inner["record"]["alias"]))
+
+    def _close_unknown(self, own_id: str, end_time_ms: int) -> None:
+        """Closes the pipeline run of a step if nothing is known of it here but that it made the step: it is over."""
+        run_id = self._run_id({"id": own_id})
+        run = self.client.get_run(run_id)
+        if run.info.status == "RUNNING" and run.info.run_name == own_id:
+            self.client.set_terminated(run_id, "FINISHED", end_time_ms)
 
     def _kill(self, message: Mapping[str, Any]) -> None:
         query = f"tags.`{ID_TAG}` LIKE '{message['id']}%' and attributes.status = 'RUNNING'"

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from infra.cluster.environment import apply, run_environment
-from infra.errors import FromzeroError
+from infra.errors import DamagedArtifactError, FromzeroError
 from infra.journal import runs
 from infra.storage import manifest
 from infra.storage.store import Store
@@ -86,15 +86,16 @@ def _checks(config: PipelineConfig, verify: bool) -> Iterator[Check]:
         detail=f"{memory:.0f} GiB; the default wants {MIN_MEMORY_GIB}",
     )
     try:
-        store = Store.open(config.storage.root)
+        store = Store.open(config.storage.root, config.storage.local)
     except FromzeroError as error:
         yield Check(name="root", status="error", detail=str(error))
         return
     free = shutil.disk_usage(store.root).free / GIB
+    places = f"{store.uri}, on this machine {store.root}" if store.objects else str(store.root)
     yield Check(
         name="root",
         status="ok" if free >= MIN_DISK_GIB else "warning",
-        detail=f"{store.root}, {free:.0f} GiB free; the default wants {MIN_DISK_GIB}",
+        detail=f"{places}, {free:.0f} GiB free; the default wants {MIN_DISK_GIB}",
     )
     shared = shutil.disk_usage("/dev/shm").free / GIB if Path("/dev/shm").exists() else None
     if shared is not None:
@@ -135,16 +136,17 @@ class _Folders:
 
     name: str
     remedy: str
+    store: Store
     manifests: dict[Path, dict[str, Any]] = field(default_factory=dict)
     damage: list[tuple[Path, str]] = field(default_factory=list)
 
     def read(self, folders: Iterable[Path]) -> None:
         """Reads the manifests alone."""
-        for folder in sorted(folders):
-            try:
-                self.manifests[folder] = manifest.read(folder)
-            except FromzeroError as error:
-                self.damage.append((folder, str(error)))
+        for folder, content in self.store.read_manifests(sorted(folders)):
+            if isinstance(content, DamagedArtifactError):
+                self.damage.append((folder, str(content)))
+            else:
+                self.manifests[folder] = content
 
     @property
     def num_bytes(self) -> int:
@@ -154,12 +156,12 @@ class _Folders:
     def verify(self, advance: Callable[[int], None]) -> None:
         """Reads every file."""
         for folder, content in self.manifests.items():
-            for num_bytes, problem in manifest.check(folder, content):
+            for num_bytes, problem in self.store.check(folder, content):
                 advance(num_bytes)
                 if problem:
                     self.damage.append((folder, problem))
 
-    def checks(self, root: Path, verified: bool) -> Iterator[Check]:
+    def checks(self, verified: bool) -> Iterator[Check]:
         """A summary, and what is wrong one by one."""
         bad = len({folder for folder, _ in self.damage})
         state = "every file agrees with its manifest" if verified else "the files are compared by --verify"
@@ -167,25 +169,25 @@ class _Folders:
         detail = f"{len(self.manifests)}, {decimal(self.num_bytes)}; {state}"
         yield Check(name=self.name, status="error" if bad else "ok", detail=detail)
         for folder, problem in self.damage:
-            _, step, key, *_ = folder.relative_to(root).parts
+            _, step, key, *_ = folder.relative_to(self.store.root).parts
             yield Check(name=f"{step}/{key[:12]}", status="error", detail=f"{problem}; {self.remedy}")
 
 
 def _files(store: Store, verify: bool) -> Iterator[Check]:
     """Artifacts and checkpoints."""
-    artifacts = _Folders(name="artifacts", remedy="the next run that needs it makes it again")
-    artifacts.read((store.root / "artifacts").glob("*/*"))
+    artifacts = _Folders(name="artifacts", remedy="the next run that needs it makes it again", store=store)
+    artifacts.read(store.places("artifacts"))
     artifacts.damage += _missing(store, artifacts.manifests)
-    checkpoints = _Folders(name="checkpoints", remedy="its step goes on from the one before it")
-    within = (path.parent for path in (store.root / "work").glob("*/*/**/" + manifest.NAME))
+    checkpoints = _Folders(name="checkpoints", remedy="its step goes on from the one before it", store=store)
+    within = (path.parent for path in store.files("work") if path.name == manifest.NAME)
     checkpoints.read(folder for folder in within if not folder.name.startswith("damaged"))  # those are set aside
     if verify:
         with byte_progress("verified", artifacts.num_bytes + checkpoints.num_bytes) as advance:
             artifacts.verify(advance)
             checkpoints.verify(advance)
-    yield from artifacts.checks(store.root, verify)
+    yield from artifacts.checks(verify)
     if checkpoints.manifests or checkpoints.damage:  # there are none when all steps have come to their end
-        yield from checkpoints.checks(store.root, verify)
+        yield from checkpoints.checks(verify)
 
 
 def _missing(store: Store, manifests: Mapping[Path, Mapping[str, Any]]) -> Iterator[tuple[Path, str]]:
@@ -195,9 +197,13 @@ def _missing(store: Store, manifests: Mapping[Path, Mapping[str, Any]]) -> Itera
         for folder, content in manifests.items()
         for entry in content["inputs"].values()
     }
+    there = set(store.places("artifacts"))
     for folder, heir in sorted(heirs.items()):
-        if not folder.exists():
-            yield folder, f"{folder} is missing, and {heir.parent.name}/{heir.name[:12]} was made from it"
+        if folder not in there:
+            yield (
+                folder,
+                f"{store.mirror.uri(folder)} is missing, and {heir.parent.name}/{heir.name[:12]} was made from it",
+            )
 
 
 def _tracking(config: PipelineConfig, store: Store) -> Check:

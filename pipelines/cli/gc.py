@@ -31,14 +31,15 @@ def gc_command(pipeline: str, overrides: list[str], *, keep_runs: int, dry_run: 
 
     def work() -> int:
         config = load_config(pipeline, overrides)
-        store = Store.open(config.storage.root)
-        frame["root"] = str(store.root)
+        store = Store.open(config.storage.root, config.storage.local)
+        frame["root"] = store.uri
         runs.close_dead(store)
         with contextlib.ExitStack() as held:
             _hold(store, held)
             if dry_run:
                 held.close()  # so that a run that starts now is not refused
-            found = survey(store, stores_of(store.root, destination(config.tracking, store.root)), keep_runs)
+            where = destination(config.tracking, store.root)
+            found = survey(store, stores_of(store.root, where, store.objects), keep_runs)
             frame["kept"] = found.num_kept
             if dry_run:
                 _add(frame, found.items)
@@ -70,7 +71,7 @@ def _hold(store: Store, held: contextlib.ExitStack) -> None:
         for record in runs.load_all(store):
             if record.status == "RUNNING":
                 holder = ProcessIdentity.parse(record.process) or "a process"
-                message = f"run {record.id} ({holder}) is going on under {store.root}; wait for its end, or stop it"
+                message = f"run {record.id} ({holder}) is going on under {store.uri}; wait for its end, or stop it"
                 raise LockedError(message) from error
         raise
     held.enter_context(exclusive(store.root / "spool" / "writer.lock", "the MLflow store"))

@@ -31,10 +31,10 @@ def lineage_command(target: str, pipeline: str, overrides: list[str], *, as_json
     def work() -> int:
         targets = Targets.of(load_config(pipeline, overrides))
         store, found = targets.store, targets.find(target)
-        graph = _with_aliases(Lineage.of(targets.newest[::-1], store.root), targets)
+        graph = _with_aliases(Lineage.of(targets.newest[::-1], store.uri), targets)
         node = next((node for node in graph.nodes if node.id == found.node), None)
         if node is None:
-            raise UserError(f"{target} lies under another root: add storage.root={found.store.root}")
+            raise UserError(f"{target} lies under another root: add storage.root={found.store.uri}")
         part = graph.around(node.id)
         if html:
             if not html.parent.is_dir():
@@ -58,7 +58,7 @@ def lineage_command(target: str, pipeline: str, overrides: list[str], *, as_json
 def _with_aliases(graph: Lineage, targets: Targets) -> Lineage:
     """Only the model on which an alias stood last, as far as this root knows, has it."""
     where = destination(targets.config.tracking, targets.store.root)
-    stands = Delivered.load(targets.store.root, where).aliases
+    stands = Delivered.load(targets.store.root, where, targets.store.objects).aliases
     gone = {
         node.id: {"alias": None}
         for node in graph.nodes

@@ -54,7 +54,7 @@ def lineage_diff_command(a: str, b: str, pipeline: str, overrides: list[str], *,
 def _document(target: str, side: Found) -> dict[str, Any]:
     names = ("step", "key", "made_by_run", "finished_at")
     made_by = [{name: one[name] for name in names} for one in side.made_by]
-    return {"target": target, "root": str(side.store.root), "made_by": made_by}
+    return {"target": target, "root": side.store.uri, "made_by": made_by}
 
 
 def _print_sides(sides: Sequence[tuple[str, Found]], console: Console) -> None:

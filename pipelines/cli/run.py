@@ -36,7 +36,7 @@ def plan_command(pipeline: str, overrides: list[str], *, until: str | None, as_j
                     "pipeline": pipeline,
                     "run_id": None,
                     "status": "BLOCKED" if blocked else "PLANNED",
-                    "root": str(prepared.store.root),
+                    "root": prepared.store.uri,
                     "tracking_uri": prepared.tracking_uri,
                     "steps": _planned(prepared),
                     "errors": [],
@@ -78,7 +78,7 @@ def run_command(pipeline: str, overrides: list[str], *, until: str | None, as_js
 
     def work() -> int:
         prepared = prepare(pipeline, load_config(pipeline, overrides), overrides, until=until)
-        frame.update(root=str(prepared.store.root), tracking_uri=prepared.tracking_uri)
+        frame.update(root=prepared.store.uri, tracking_uri=prepared.tracking_uri)
         planned = _planned(prepared)
         if any(step["status"] == "blocked" for step in planned):
             frame["steps"] = [step if step["status"] == "reused" else {**step, "status": "blocked"} for step in planned]
@@ -162,7 +162,10 @@ def _shortly(planned: PlannedStep) -> str:
 def _print_result(record: RunRecord, prepared: Prepared) -> None:
     console = stdout_console()
     last = record.steps[-1]
-    folder = prepared.store.artifact_folder(last.name, last.key)
+    store = prepared.store
+    folder = store.artifact_folder(last.name, last.key)
+    if "comparison.json" in (store.manifest(last.name, last.key) or {"files": {}})["files"]:
+        folder = store.fetch(last.name, last.key)
     comparison = folder / "comparison.json"
     if comparison.exists():
         content = json.loads(comparison.read_bytes())
@@ -176,7 +179,7 @@ def _print_result(record: RunRecord, prepared: Prepared) -> None:
         for step in record.steps
     )
     console.print(f"\nSteps      {steps}", soft_wrap=True)
-    console.print(f"Artifacts  {prepared.store.root}/artifacts", soft_wrap=True)
+    console.print(f"Artifacts  {store.uri}/artifacts", soft_wrap=True)
     if comparison.exists():
         console.print(f"Report     {folder}/comparison.md and comparison.png", soft_wrap=True)
     console.print(f"MLflow     {ui_command_line(prepared)}", soft_wrap=True)
@@ -186,7 +189,9 @@ def ui_command_line(prepared: Prepared) -> str:
     """The one command that opens the MLflow UI on this run."""
     words = ["fromzero", "ui"]
     if prepared.config.storage.root != ".fromzero":
-        words.append(f"storage.root={prepared.store.root}")
+        words.append(f"storage.root={prepared.store.uri}")
+    if prepared.config.storage.local:
+        words.append(f"storage.local={prepared.store.root}")
     if prepared.config.tracking.uri:
         words.append(f"tracking.uri={prepared.config.tracking.uri}")
     return shlex.join(words)

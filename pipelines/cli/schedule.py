@@ -17,6 +17,7 @@ from infra.deploy.kuberay.cronjob import Target
 from infra.deploy.schedule import CronExpression, File, Schedule, parse
 from infra.deploy.systemd import units
 from infra.errors import ConfigError, UserError
+from infra.storage.store import folder_of, is_uri
 from pipelines.cli.output import emit_json, guarded, say
 from pipelines.compose import HOME_VARIABLE, load_config
 from pipelines.config import PipelineConfig
@@ -138,8 +139,9 @@ def _option_problems(name: str, chosen: list[tuple[str, str]], target: Target) -
 def _schedule(name: str, at: CronExpression, pipeline: str, overrides: list[str], config: PipelineConfig) -> Schedule:
     """What this command knows of this machine and its environment, and a timer at night does not."""
     home = os.environ.get(HOME_VARIABLE)
+    root = folder_of(config.storage.root, config.storage.local)
     if home and config.storage.root == home:
-        overrides = [*overrides, f"storage.root={Path(home).expanduser().absolute()}"]
+        overrides = [*overrides, f"storage.root={home if is_uri(home) else root}"]
     return Schedule(
         name=name,
         at=at,
@@ -147,7 +149,7 @@ def _schedule(name: str, at: CronExpression, pipeline: str, overrides: list[str]
         overrides=tuple(overrides),
         program=tuple(_program()),
         folder=Path.cwd(),
-        root=Path(config.storage.root).expanduser().absolute(),
+        root=root,
     )
 
 

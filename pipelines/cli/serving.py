@@ -38,7 +38,7 @@ def predict_command(arguments: list[str], model: str | None, *, as_json: bool) -
         given = texts if texts else [line.rstrip("\r\n") for line in _standard_input() if line.strip()]
         if not given:
             raise UserError("nothing to classify: give texts as arguments, or a text a line on standard input")
-        store = Store.open(config.storage.root)
+        store = Store.open(config.storage.root, config.storage.local)
         apply(run_environment())
         from components.corpus.normalise import clean
         from components.finetuning.predict import Classifier
@@ -88,7 +88,7 @@ def ui_command(pipeline: str, overrides: list[str], *, port: int, as_json: bool)
 
     def work() -> int:
         config = load_config(pipeline, overrides)
-        store = Store.open(config.storage.root)
+        store = Store.open(config.storage.root, config.storage.local)
         target = destination(config.tracking, store.root)
         if target.uri.startswith("http"):
             emit_json({"url": target.uri, "errors": []}) if as_json else print(f"MLflow is at {target.uri}")
@@ -142,7 +142,7 @@ def sync_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoRet
 
     def work() -> int:
         config = load_config(pipeline, overrides)
-        store = Store.open(config.storage.root)
+        store = Store.open(config.storage.root, config.storage.local)
         with working(store.root):
             runs.close_dead(store)
             names = [spool.path.stem for spool in runs.leftover_spools(store)]

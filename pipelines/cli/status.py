@@ -20,12 +20,13 @@ def status_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoR
     """Lists runs, newest first; closes those whose process died."""
 
     def work() -> int:
-        store = Store.open(load_config(pipeline, overrides).storage.root)
+        config = load_config(pipeline, overrides)
+        store = Store.open(config.storage.root, config.storage.local)
         runs.close_dead(store)
         records = list(runs.load_all(store))
         if as_json:
             documents = [record.model_dump(mode="json") for record in records[:MAX_ROWS]]
-            emit_json({"root": str(store.root), "runs": documents, "errors": []})
+            emit_json({"root": store.uri, "runs": documents, "errors": []})
             return 0
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("run", "pipeline", "status", "started", "took", "steps", "problem"):
@@ -43,7 +44,7 @@ def status_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoR
                 f"{made} ran, {len(record.steps) - made} other",
                 "; ".join(record.errors),
             )
-        stdout_console().print(table if records else f"no runs under {store.root}")
+        stdout_console().print(table if records else f"no runs under {store.uri}")
         return 0
 
     guarded(work, as_json=as_json, frame={"root": None, "runs": []})

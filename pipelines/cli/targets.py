@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.cluster.environment import apply, run_environment
-from infra.errors import DamagedArtifactError, UserError
+from infra.errors import UserError
 from infra.journal import runs
 from infra.storage import manifest
 from infra.storage.files import sha256
@@ -41,10 +41,7 @@ class Found:
 
     def past(self, step: str, key: str | None) -> Manifest | None:
         """The manifest of a step of the same root; None if it is not there, or damaged."""
-        try:
-            return manifest.read(self.store.artifact_folder(step, str(key)))
-        except DamagedArtifactError:
-            return None
+        return self.store.manifest(step, str(key))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,10 +56,8 @@ class Targets:
     @classmethod
     def of(cls, config: PipelineConfig) -> Targets:
         """All that lies under `storage.root`."""
-        store = Store.open(config.storage.root)
-        found = [one for folder in sorted((store.root / "artifacts").iterdir()) for one in store.manifests(folder.name)]
-        found.sort(key=lambda one: float(one["finished_at"]), reverse=True)
-        return cls(store=store, config=config, newest=found)
+        store = Store.open(config.storage.root, config.storage.local)
+        return cls(store=store, config=config, newest=list(store.manifests()))
 
     def find(self, target: str) -> Found:
         """The newest that `target` names. MLflow is asked for versions and aliases alone.
@@ -76,7 +71,7 @@ class Targets:
             for found in search(target):
                 return found
         raise UserError(
-            f"{target} is no model, prompt, step, key, raw file, run or folder of an artifact under {self.store.root}; "
+            f"{target} is no model, prompt, step, key, raw file, run or folder of an artifact under {self.store.uri}; "
             + self._known()
         )
 
@@ -140,7 +135,7 @@ class Targets:
                 if one["key"] == key and record["type"] == "model" and record["registered_name"] == named["name"]:
                     yield Found(node=_model_node(one, record), made_by=(one,), store=self.store)
         raise UserError(
-            f"{target} was made by the step with key {key}, which is not under {self.store.root}; "
+            f"{target} was made by the step with key {key}, which is not under {self.store.uri}; "
             f"it was made at {version.tags.get(URI_TAG, 'a place that its tags do not tell')}"
         )
 

@@ -21,6 +21,7 @@ def test_what_goes_up_comes_down_with_its_digest(objects: ObjectStore, tmp_path:
     (tmp_path / "up" / "型").mkdir(parents=True)
     (tmp_path / "up" / "型" / "a b.bin").write_bytes(bytes(range(256)) * 4096)
     (tmp_path / "up" / "empty").write_bytes(b"")
+    (tmp_path / "up" / "rows.gz").write_bytes(b"as it is")
     files = manifest.list_files(tmp_path / "up")
     objects.upload(tmp_path / "up", list(files), "artifacts/one")
     assert objects.sizes("artifacts/one") == {name: entry["num_bytes"] for name, entry in files.items()}

@@ -35,6 +35,8 @@ def add(config: ToyConfig, inputs: Mapping[str, Artifact], context: StepContext)
         raise InfrastructureError("the network blinked")
     if config.fail == "bug":
         raise ZeroDivisionError("toy bug")
+    if config.fail == "away":
+        os.environ["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
     if config.fail == "die":
         os._exit(7)
     total = config.value + sum(int(str(artifact.metrics["total"])) for artifact in inputs.values())

@@ -15,6 +15,8 @@ from components.finetuning.predict import Classifier
 from components.finetuning.trial import Fit, Job, run_unit, schedule
 from infra.errors import DamagedArtifactError, TrainingError, UserError
 from infra.journal.step import Artifact
+from infra.storage.mirror import Mirror
+from infra.storage.objects import ObjectStore
 
 CONFIG = FinetuneConfig(epochs_small=(2,), num_trials=3, label_budgets=(96, "all"), batch_sizes=(16,))
 
@@ -162,6 +164,24 @@ def test_a_dropped_state_leaves_a_result_that_verifies(job: Job, plan: sweep.Swe
     assert not (job.units / unit.name / units.STATE).exists()
     with pytest.raises(DamagedArtifactError, match="has no saved state"):
         units.load_state(job.units / unit.name, Fit(job, unit).model)
+
+
+def test_another_machine_takes_up_a_unit_and_goes_on_from_it(
+    job: Job, plan: sweep.Sweep, s3_uri: str, tmp_path: Path
+) -> None:
+    objects = ObjectStore.open(s3_uri)
+    here, there = (
+        dataclasses.replace(job, units=tmp_path / name / "work" / "units", mirror=Mirror(tmp_path / name, objects))
+        for name in ("here", "there")
+    )
+    first, second = sweep.rung_unit(plan, 0, 0), sweep.rung_unit(plan, 0, 1)
+    result = run(here, first)
+    assert run(there, second).metrics == run(here, second).metrics
+    copy = there.units / first.name
+    (copy / units.STATE).write_bytes(b"damaged")
+    assert units.finished(copy, first, there.mirror) == result
+    units.drop_state(here.units / first.name, here.mirror)
+    assert set(objects.sizes(f"work/units/{first.name}")) == {units.RESULT}
 
 
 def test_the_learning_rate_rises_falls_and_ends_above_nothing() -> None:
