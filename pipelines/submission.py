@@ -34,10 +34,13 @@ def make_request(pipeline: str, overrides: Sequence[str], until: str | None) -> 
     Raises:
         ConfigError: every problem that can be seen from here, a line each.
     """
-    config = load_config(pipeline, list(overrides))
     problems = []
     if any(override.partition("=")[0] == "cluster.address" for override in overrides):
         problems.append("cluster.address: a job joins the cluster that it is submitted to; leave it out")
+    try:
+        config = load_config(pipeline, list(overrides))
+    except ConfigError as error:
+        raise ConfigError(*problems, *error.problems) from error
     root = config.storage.root
     given = root != StorageConfig.model_fields["root"].default
     if given and "://" not in root and not Path(root).is_absolute():

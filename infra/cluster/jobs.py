@@ -114,6 +114,7 @@ class Jobs:
             )
         self.address = address.rstrip("/")
         os.environ["RAY_API_SERVER_ADDRESS"] = self.address  # else RAY_ADDRESS goes before the argument (2.60)
+        import ray
         from ray.job_submission import JobSubmissionClient
 
         for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private"):
@@ -127,6 +128,7 @@ class Jobs:
 
         with self._told():
             self._client = Client(self.address)
+        self._ray = (ray.__version__, self._client._server_ray_version)
 
     def submissions(self) -> list[Submission]:
         """Those of `fromzero submit`, the newest first."""
@@ -157,8 +159,14 @@ class Jobs:
             sources: a folder that every node of the cluster is to have as the working directory.
 
         Raises:
+            UserError: the cluster has another version of Ray.
             InfrastructureError: the cluster does not take it.
         """
+        ours, theirs = self._ray
+        if ours != theirs:
+            raise UserError(
+                f"{self.address} runs Ray {theirs}, this is Ray {ours}: a driver joins its own version alone"
+            )
         for _ in range(MAX_ROUNDS):
             attempts = [one for one in self.submissions() if one.run == request.run]
             going_on = next((one for one in attempts if not one.has_ended), None)
@@ -288,6 +296,10 @@ class Jobs:
             raise UserError(
                 f"{self.address}: {'the token is missing' if 'required' in error.message else 'the token is wrong'}; "
                 "set RAY_AUTH_MODE=token and the cluster's token in RAY_AUTH_TOKEN, or its file in RAY_AUTH_TOKEN_PATH"
+            ) from error
+        except ConnectionError as error:
+            raise InfrastructureError(
+                f"{self.address} does not answer; is it the URL of the cluster's dashboard, and reachable from here?"
             ) from error
         except faults as error:
             raise InfrastructureError(f"{self.address}: {' '.join(str(error).split())[:500]}") from error

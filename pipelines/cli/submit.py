@@ -36,9 +36,9 @@ def submit_command(
             one, is_new = jobs.submit(request, folder)
         frame.update(submission_id=one.id, joined=not is_new, status=one.status)
         say(f"{one.id} {'is submitted' if is_new else 'goes on already; joined it'}")
-        hints = (f"stop it:   fromzero stop {one.id} --address {address}",)
+        hints = [f"{what} fromzero {what.strip(': ')} {one.id} --address {address}" for what in ("status:", "stop:  ")]
         if detach:
-            for hint in (f"follow it: the same command without --detach, or fromzero status {one.id}", *hints):
+            for hint in ("follow: the same command without --detach", *hints):
                 say(hint)
             if as_json:
                 emit_json({**frame, "errors": []})
@@ -47,7 +47,7 @@ def submit_command(
             one = jobs.follow(one.id, _print)
         except KeyboardInterrupt:
             say(f"{one.id} goes on")
-            for hint in ("follow it: the same command again", *hints):
+            for hint in ("follow: the same command again", *hints):
                 say(hint)
             if as_json:
                 emit_json({**frame, "errors": ["interrupted; the job goes on"]})
