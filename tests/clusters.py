@@ -6,9 +6,11 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,7 +49,7 @@ class Cluster:
     def start_head(self) -> None:
         """The head, with the dashboard."""
         host, port = self.url.removeprefix("http://").split(":")
-        options = ["--head", "--num-cpus", "0", "--temp-dir", str(self.folder / "ray")]
+        options = ["--head", "--num-cpus", "0"]
         options += ["--port", self.address.rpartition(":")[2], "--ray-client-server-port", str(free_port())]
         options += ["--include-dashboard", "true", "--dashboard-host", host, "--dashboard-port", port]
         self._start("head", *options)
@@ -57,6 +59,8 @@ class Cluster:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", *options]
         command += ["--object-store-memory", str(OBJECT_STORE_BYTES), "--dashboard-agent-listen-port", str(free_port())]
         command += ["--min-worker-port", "0", "--max-worker-port", "0"]  # any; the range would hold other tests' ports
+        # Of its own, as on machines of their own: a node unpacks a job's sources over what lies there (2.60).
+        command += ["--temp-dir", str(self.folder / name)]
         path = self.folder / f"{name}.log"
         with path.open("w") as log:
             self.nodes.append(psutil.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log))
@@ -133,3 +137,44 @@ def start(cluster: Cluster, *arguments: str, project: Path, **variables: str) ->
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+class Forwarder:
+    """A port that leads to another one, until it is cut."""
+
+    def __init__(self, target: int) -> None:
+        self.port = free_port()
+        self._target = target
+        self._listener: socket.socket | None = None
+        self._open: list[socket.socket] = []
+
+    def lead(self) -> None:
+        """Takes connections from now on."""
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        """Breaks every connection, and takes none."""
+        assert self._listener is not None
+        for one in (self._listener, *self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self._open.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._open += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)

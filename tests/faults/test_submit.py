@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from infra.storage import manifest
-from tests.clusters import Cluster, ray_cluster_of_three, start
+from tests.clusters import Cluster, Forwarder, ray_cluster_of_three, start
 from tests.faults import micro
 from tests.pipelines.conftest import PROJECT, Done
 
@@ -44,7 +44,7 @@ class Fromzero:
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         words = ["-m", "pipelines.cli", *arguments]
-        if "--address" not in arguments and arguments[0] != "run":
+        if arguments[0] not in ("plan", "run"):
             words += ["--address", self.cluster.url]
         return start(self.cluster, *words, project=PROJECT, **variables)
 
@@ -214,9 +214,9 @@ from pathlib import Path
 from infra.cluster.config import ClusterConfig
 from infra.cluster.session import ray_session
 from infra.journal.claims import claimed_on_cluster
-address, root, step, key, run = sys.argv[1:]
+address, root, step, key = sys.argv[1:]
 with ray_session(ClusterConfig(address=address)):
-    with claimed_on_cluster(Path(root), [(step, key)], run):
+    with claimed_on_cluster(Path(root), [(step, key)], "the-other-run"):
         print("held", flush=True)
         time.sleep(600)
 """
@@ -226,27 +226,61 @@ def test_a_driver_on_another_node_is_named_and_a_dead_one_lets_go(
     cluster: Cluster, fromzero: Fromzero, tmp_path: Path
 ) -> None:
     """No file of the root is locked: as where its file system carries no locks."""
-    options = (*ARGUMENTS, "--until=task", f"storage.root={tmp_path / 'root'}", "--json")
-    joined = (*options, f"cluster.address={cluster.address}")
-    (task,) = fromzero_plan(cluster, *options)["steps"]
-    holder = start(
-        cluster, "-c", HOLDER, cluster.address, str(tmp_path / "root"), "task", task["key"], "r", project=PROJECT
-    )
+    root = tmp_path / "root"
+    options = (*ARGUMENTS, "--until=task", f"storage.root={root}", "--json")
+    (task,) = fromzero("plan", *options).json["steps"]
+    holder = start(cluster, "-c", HOLDER, cluster.address, str(root), "task", task["key"], project=PROJECT)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    refused = fromzero("run", *joined)
+    (actor,) = cluster.processes("ray::ClaimsActor")
+    actor.kill()  # it is started again, and knows what was held
+    refused = fromzero("run", *options, f"cluster.address={cluster.address}")
     assert refused.code == 3, refused.err
     (problem,) = refused.json["errors"]
-    assert f"task {task['key'][:12]} is being made by process {holder.pid} on " in problem and "(run r)" in problem
+    assert f"task {task['key'][:12]} is being made by process {holder.pid} on " in problem
+    assert "(run the-other-run)" in problem
     holder.kill()
     holder.wait()
-    taken = fromzero("run", *joined)
+    taken = fromzero("run", *options, f"cluster.address={cluster.address}")
     assert taken.code == 0, taken.err
-    statuses = [(record["status"], len(record["errors"])) for record in records(tmp_path / "root")]
+    statuses = [(record["status"], len(record["errors"])) for record in records(root)]
     assert statuses == [("FAILED", 1), ("FINISHED", 0)]
 
 
-def fromzero_plan(cluster: Cluster, *options: str) -> Any:
-    return ended(start(cluster, "-m", "pipelines.cli", "plan", *options, project=PROJECT)).json
+FOLLOWER = """
+import sys
+from infra.cluster import jobs
+jobs.LOST_SECONDS, jobs.QUIET_SECONDS = 5.0, 1.0
+request = jobs.Request(pipeline="p", run=sys.argv[2], root=None, entrypoint=sys.argv[3], variables={})
+cluster = jobs.Jobs(sys.argv[1])
+one, is_new = cluster.submit(request, None)
+print(cluster.follow(one.id, sys.stdout.write).code)
+"""
+COUNT = "for number in $(seq 100 130); do echo line $number; sleep 0.3; done; exit 2"
+
+
+@pytest.mark.faults
+def test_a_dashboard_that_is_away_for_a_while_costs_no_line_and_for_ever_ends_with_a_word(cluster: Cluster) -> None:
+    between = Forwarder(int(cluster.url.rpartition(":")[2]))
+    between.lead()
+    url = f"http://127.0.0.1:{between.port}"
+    follower = start(cluster, "-u", "-c", FOLLOWER, url, "p-a", COUNT, project=PROJECT)
+    assert follower.stdout is not None
+    said = [follower.stdout.readline()]
+    while "line 105" not in said[-1]:
+        said.append(follower.stdout.readline())
+    between.cut()
+    time.sleep(2)
+    between.lead()
+    said += follower.stdout.readlines()
+    lines = re.findall(r"^(?:line )?(\d+)$", "".join(said), re.MULTILINE)
+    assert lines == [*(str(number) for number in range(100, 131)), "2"], ended(follower)
+    follower = start(cluster, "-u", "-c", FOLLOWER, url, "p-b", COUNT, project=PROJECT)
+    assert follower.stdout is not None
+    while "line 101" not in follower.stdout.readline():
+        pass
+    between.cut()
+    done = ended(follower)
+    assert done.err.splitlines()[-1].startswith(f"infra.errors.ClusterLostError: {url} has not answered for 5 s (")
 
 
 def test_a_night_without_new_text_is_over_in_seconds(fromzero: Fromzero, tmp_path: Path) -> None:
@@ -266,10 +300,6 @@ def test_a_night_without_new_text_is_over_in_seconds(fromzero: Fromzero, tmp_pat
     assert second.code == 0 and time.monotonic() - began < 30
     assert second.json["submission_id"] == first.json["submission_id"] + "-2"
     assert "[2/2] corpus reused" in second.err and len(records(tmp_path / "root")) == 1
-    (tmp_path / "texts" / "tuesday.txt").write_text("and then it was tuesday\n")
-    third = fromzero("submit", "nightly", *words, "--detach", "--json")
-    assert third.code == 0 and not third.json["submission_id"].startswith(first.json["submission_id"])
-    assert fromzero("stop", third.json["submission_id"]).code == 0
 
 
 @pytest.mark.parametrize(
