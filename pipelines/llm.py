@@ -9,6 +9,8 @@ It only binds: nothing runs, and nothing heavy is imported, until a step is exec
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 from components.pretraining.config import PretrainConfig
@@ -17,21 +19,22 @@ from components.tokenization.config import TokenShardsConfig
 from infra.errors import ConfigError, UserError
 from infra.journal.step import Resources, Step
 from infra.storage.digests import DigestCache
-from infra.storage.raw import RawFile, RawFormat, resolve
+from infra.storage.raw import RawFile, RawFormat, look, resolve
 from pipelines.config import PipelineConfig
 
 
-def build(config: PipelineConfig, digests: DigestCache | None = None) -> Step:
+def build(config: PipelineConfig, digests: DigestCache | None = None, *, elsewhere: bool = False) -> Step:
     """The last step, `compare`, bound to all that it needs.
 
     Args:
         config: of the pipeline.
         digests: known digests of raw files.
+        elsewhere: it is to run on other machines: raw files are not read, and need not be here.
 
     Raises:
-        ConfigError: paths that name nothing, one line each.
+        ConfigError: paths that name nothing, one line each; elsewhere, relative ones.
     """
-    raw = _Raw(digests)
+    raw = _RawElsewhere(digests) if elsewhere else _Raw(digests)
     task_files = {
         split: files
         for split in ("train", "validation", "test")
@@ -204,6 +207,26 @@ class _Raw:
         """Raises ConfigError if anything was wrong."""
         if self.problems:
             raise ConfigError(*self.problems)
+
+
+class _RawElsewhere(_Raw):
+    """Stands in for files of other machines: one stand-in a pattern, told from others by what can be seen of the files
+    from here without reading them: nothing, or path, size and time of modification."""
+
+    def find(
+        self, pattern: str | None, declared: RawFormat | None, where: str, *, is_local: bool = False
+    ) -> tuple[RawFile, ...]:
+        """The stand-in; the files themselves where they lie in conf/, which goes along."""
+        if pattern is None or pattern.startswith("conf:") or (is_local and "://" in pattern):
+            return super().find(pattern, declared, where, is_local=is_local)
+        if not Path(pattern).is_absolute() and "://" not in pattern:
+            self.problems.append(
+                f"{where}: {pattern} is relative, which counts from nowhere on a cluster: write an absolute path that "
+                "all its nodes see"
+            )
+            return ()
+        seen = hashlib.sha256(json.dumps([pattern, *look(pattern)]).encode()).hexdigest()
+        return (RawFile(path=pattern, digest=seen, num_bytes=0, format=declared or "text", compression=None),)
 
 
 def _from_conf(pattern: str) -> str:

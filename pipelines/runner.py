@@ -5,16 +5,20 @@ A run that can reuse everything starts neither Ray nor MLflow.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from infra.cluster.environment import apply, run_environment
+from infra.cluster.jobs import own_submission
 from infra.cluster.session import available_cpus, available_gpus, ray_session
 from infra.errors import ClusterLostError, FromzeroError, ResourceError, UserError
 from infra.journal import runs
+from infra.journal.claims import claimed_on_cluster
 from infra.journal.execution import Execution, Outcome
 from infra.journal.lock import claimed, working
 from infra.journal.plan import PlannedStep, impossible, make_plan, order
@@ -99,6 +103,11 @@ def prepare(
     Raises:
         UserError, StorageError: wrong paths, an unusable root, a step that is not there.
     """
+    if own_submission() and "://" not in config.storage.root and not Path(config.storage.root).is_absolute():
+        raise UserError(
+            f"storage.root: {config.storage.root} is relative, and the folder of a job is removed after it; submit "
+            "with storage.root=FOLDER, or set FROMZERO_HOME on the cluster: an absolute path that all nodes share"
+        )
     store = Store.open(config.storage.root, config.storage.local)
     cluster = {"CPU": float("inf"), "GPU": float("inf")}  # what a cluster has is asked once it is joined
     if config.cluster.address is None:
@@ -174,6 +183,7 @@ def _execute(prepared: Prepared, console: Console) -> Result:
         process=ProcessIdentity.current().to_json(),
         root=store.uri,
         tracking_uri=prepared.tracking_uri,
+        submission_id=own_submission(),
         planned={planned.step.name: planned.key for planned in prepared.plan},
     )
     runs.save(store, record)
@@ -181,8 +191,15 @@ def _execute(prepared: Prepared, console: Console) -> Result:
     outcome, delivery = Outcome(), None
     status: runs.RunStatus = "KILLED"
     try:
-        with terminable(), ray_session(prepared.config.cluster) as cluster, terminable():  # Ray sets its own handler
+        with (
+            terminable(),
+            ray_session(prepared.config.cluster) as cluster,
+            terminable(),  # Ray sets its own handler
+            contextlib.ExitStack() as claims,
+        ):
             status = "FAILED"
+            if prepared.config.cluster.address:
+                prepared = _claim_on_cluster(prepared, run, claims)
             check_resources(prepared.plan, cluster.resources)
             leftovers = [spool.path for spool in runs.leftover_spools(store)]
             tracker = start_tracker(run, store.root / "spool", prepared.destination, leftovers)
@@ -204,6 +221,9 @@ def _execute(prepared: Prepared, console: Console) -> Result:
     except ClusterLostError:
         record = runs.close_killed(store, record)
         raise
+    except FromzeroError as error:
+        record = record.model_copy(update={"errors": [str(error)]})
+        raise
     finally:
         record = close(record, prepared, outcome, delivery, status)
         try:
@@ -213,3 +233,17 @@ def _execute(prepared: Prepared, console: Console) -> Result:
     if delivery:
         tell(delivery, console)
     return Result(record=record, failures=tuple(outcome.failures))
+
+
+def _claim_on_cluster(prepared: Prepared, run: str, claims: contextlib.ExitStack) -> Prepared:
+    """Claims what is to be made, also against drivers on other nodes; the plan as it then is.
+
+    Raises:
+        LockedError: another run makes one of the steps.
+    """
+    while True:
+        claims.enter_context(claimed_on_cluster(prepared.store.uri, prepared.unmade, run))
+        now = prepare(prepared.pipeline, prepared.config, until=prepared.until)
+        if now.unmade <= prepared.unmade:
+            return now
+        prepared = now  # raw files changed in between

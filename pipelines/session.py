@@ -269,6 +269,6 @@ def close(
             "finished_at": time.time(),
             "run_id": ids.get(record.id),
             "steps": steps,
-            "errors": [f"{failure.step}: {failure.message}" for failure in outcome.failures],
+            "errors": [*record.errors, *(f"{failure.step}: {failure.message}" for failure in outcome.failures)],
         }
     )

@@ -60,6 +60,8 @@ class RunRecord(BaseModel):
     tracking_uri: str
     run_id: str | None = None
     """The MLflow run, once MLflow has it."""
+    submission_id: str | None = None
+    """The job of a Ray cluster that it ran as; see `fromzero submit`."""
     planned: dict[str, str] = {}
     """Key by step name, known from the start: what a run that is killed was about."""
     steps: list[StepRecord] = []

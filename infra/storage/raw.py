@@ -94,13 +94,9 @@ def resolve(
     if "://" in pattern:
         return _resolve_remote(pattern, declared, where, digests)
     path = Path(pattern).expanduser()
-    if path.is_file():  # before the glob: a file may have [ or * in its name
-        found = [path]
-    elif path.is_dir():
-        found = sorted(child for child in path.rglob("*") if child.is_file() and not _hidden(child.relative_to(path)))
+    found = _named(path)
+    if path.is_dir():
         found = [child for child in found if declared or _known(child)]
-    else:
-        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207 - absolute patterns
     if not found:
         what = f"holds no file with a known ending ({', '.join(SUFFIXES)})" if path.is_dir() else "matches no file"
         raise UserError(f"{where}: {pattern} {what} (looked from {Path.cwd()}); put one there, or name another path")
@@ -150,6 +146,23 @@ def _ordered(files: list[RawFile]) -> tuple[RawFile, ...]:
     for file in files:
         once.setdefault((file.digest, file.format), file)
     return tuple(once[name] for name in sorted(once))
+
+
+def look(pattern: str) -> list[tuple[str, int, int]]:
+    """(path, size in bytes, time of modification in ns) of the files that `pattern` names, none of them read."""
+    if "://" in pattern:
+        return []
+    found = ((path, path.stat()) for path in _named(Path(pattern).expanduser()))
+    return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found]
+
+
+def _named(path: Path) -> list[Path]:
+    """The files at `path`: itself, those below it, or those that it is a glob of."""
+    if path.is_file():  # before the glob: a file may have [ or * in its name
+        return [path]
+    if path.is_dir():
+        return sorted(child for child in path.rglob("*") if child.is_file() and not _hidden(child.relative_to(path)))
+    return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207 - absolute patterns
 
 
 def digest_file(path: Path, where: str = "", digests: DigestCache | None = None) -> str:

@@ -42,6 +42,7 @@ Arguments = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document; logs go to standard error")]
 Until = Annotated[str | None, typer.Option(metavar="STEP", help="only this step and what it needs")]
+Address = Annotated[str, typer.Option(metavar="URL", help="the cluster's dashboard, such as http://127.0.0.1:8265")]
 Installed = Literal["systemd", "cron"]
 Printed = Literal["systemd", "cron", "kubernetes"]
 
@@ -96,8 +97,47 @@ def accept(
 
 
 @app.command()
-def status(arguments: Arguments = None, as_json: AsJson = False) -> None:
-    """Lists the runs of this root, the newest first."""
+def submit(
+    address: Address,
+    arguments: Arguments = None,
+    until: Until = None,
+    detach: Annotated[bool, typer.Option("--detach", help="do not follow the run to its end")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Runs a pipeline on a Ray cluster, or joins the run that goes on there."""
+    from pipelines.cli.submit import submit_command
+
+    submit_command(*split(arguments), address=address, until=until, detach=detach, as_json=as_json)
+
+
+@app.command()
+def stop(
+    submission: Annotated[str, typer.Argument(metavar="ID", help="a submission, or how its id begins")],
+    address: Address,
+    as_json: AsJson = False,
+) -> None:
+    """Ends a submission on a Ray cluster in order; what is finished stays."""
+    from pipelines.cli.submit import stop_command
+
+    stop_command(submission, address=address, as_json=as_json)
+
+
+@app.command()
+def status(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]... | [ID]", help="config values, such as storage.root=FOLDER; or a submission"
+        ),
+    ] = None,
+    address: Annotated[str | None, typer.Option(metavar="URL", help="a cluster's dashboard: its submissions")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Lists the runs of this root, or the submissions of a Ray cluster, the newest first."""
+    if address is not None:
+        from pipelines.cli.submit import submissions_command
+
+        submissions_command(arguments or [], address=address, as_json=as_json)
     from pipelines.cli.status import status_command
 
     status_command(*split(arguments), as_json=as_json)

@@ -21,6 +21,7 @@ from infra.storage.store import folder_of, is_uri
 from pipelines.cli.output import emit_json, guarded, say
 from pipelines.compose import HOME_VARIABLE, load_config
 from pipelines.config import PipelineConfig
+from pipelines.submission import make_request
 
 NUM_NEXT = 3
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?")
@@ -103,6 +104,8 @@ def _checked(
     else:
         try:
             config = load_config(pipeline, overrides)
+            if ("print", "kubernetes") in chosen:  # as `submit` will, that night
+                make_request(pipeline, overrides, None)
         except ConfigError as error:
             problems += error.problems
         try:

@@ -69,7 +69,7 @@ def test_its_pod_can_do_little_and_no_two_run(schedule: Schedule) -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert set(container["resources"]) == {"requests", "limits"}
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [1, 2]
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [1, 2, 130]
 
 
 def test_the_image_of_the_template_is_of_this_version() -> None:
