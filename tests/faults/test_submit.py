@@ -216,7 +216,7 @@ from infra.cluster.session import ray_session
 from infra.journal.claims import claimed_on_cluster
 address, root, step, key = sys.argv[1:]
 with ray_session(ClusterConfig(address=address)):
-    with claimed_on_cluster(Path(root), [(step, key)], "the-other-run"):
+    with claimed_on_cluster(root, [(step, key)], "the-other-run"):
         print("held", flush=True)
         time.sleep(600)
 """
