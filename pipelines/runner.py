@@ -51,6 +51,12 @@ class Prepared:
     """What it has: `CPU`, `GPU`; without bound for one that is not joined yet."""
     until: str | None = None
     """The step that it ends with; without one, the pipeline's last."""
+    arguments: tuple[str, ...] = ()
+    """Of the command line."""
+
+    def again(self) -> Prepared:
+        """The same, planned now."""
+        return prepare(self.pipeline, self.config, self.arguments, until=self.until)
 
     @property
     def is_all_reused(self) -> bool:
@@ -118,7 +124,15 @@ def prepare(
     if target is None:
         raise UserError(f"--until {until}: {pipeline} has no such step; its steps are {', '.join(steps)}")
     plan = make_plan([target], store, cluster, Origins(pipeline, list(arguments)))
-    return Prepared(pipeline=pipeline, config=config, store=store, plan=plan, cluster=cluster, until=until)
+    return Prepared(
+        pipeline=pipeline,
+        config=config,
+        store=store,
+        plan=plan,
+        cluster=cluster,
+        until=until,
+        arguments=tuple(arguments),
+    )
 
 
 def check_resources(plan: Sequence[PlannedStep], cluster: Mapping[str, float]) -> None:
@@ -152,7 +166,7 @@ def execute(prepared: Prepared, console: Console) -> Result:
     with working(store.root):
         reused_steps = [(one.step.name, one.key) for one in prepared.plan if one.manifest]
         if not all(store.manifest(*one) for one in reused_steps):  # `gc` was at work since the plan was made
-            prepared = prepare(prepared.pipeline, prepared.config, until=prepared.until)
+            prepared = prepared.again()
         return _claim(prepared, console)
 
 
@@ -165,7 +179,7 @@ def _claim(prepared: Prepared, console: Console) -> Result:
         return Result(record=reused(prepared, console))
     with claimed(prepared.store.root / "locks", prepared.unmade):
         # another run may have ended before the claim was had
-        now = prepare(prepared.pipeline, prepared.config, until=prepared.until)
+        now = prepared.again()
         if now.is_all_reused:
             return Result(record=reused(now, console))
         if now.unmade <= prepared.unmade:
@@ -197,7 +211,6 @@ def _execute(prepared: Prepared, console: Console) -> Result:
             terminable(),  # Ray sets its own handler
             contextlib.ExitStack() as claims,
         ):
-            status = "FAILED"
             if prepared.config.cluster.address:
                 prepared = _claim_on_cluster(prepared, run, claims)
             check_resources(prepared.plan, cluster.resources)
@@ -205,7 +218,6 @@ def _execute(prepared: Prepared, console: Console) -> Result:
             tracker = start_tracker(run, store.root / "spool", prepared.destination, leftovers)
             session = Session(prepared, record, tracker, console)
             session.begin()
-            status = "KILLED"
             execution = Execution(
                 prepared.plan, store, tracker.sink, cluster.resources, session.facts, session.listener()
             )
@@ -218,21 +230,31 @@ def _execute(prepared: Prepared, console: Console) -> Result:
                 delivery = session.end(status, outcome)
                 raise
             delivery = session.end(status, outcome)
-    except ClusterLostError:
-        record = runs.close_killed(store, record)
+    except ClusterLostError as error:
+        status, record = "KILLED", _with_error(record, error)
         raise
-    except FromzeroError as error:
-        record = record.model_copy(update={"errors": [str(error)]})
+    except Exception as error:
+        status, record = "FAILED", _with_error(record, error)
         raise
     finally:
         record = close(record, prepared, outcome, delivery, status)
         try:
+            if delivery is None and (store.root / "spool" / f"{run}.jsonl").exists():  # MLflow knows of it
+                runs.tell_killed(store, run)
             runs.save(store, record)
-        except FromzeroError as error:  # the result is worth more than its record; `close_dead` closes that later
+        except (
+            FromzeroError,
+            OSError,
+        ) as error:  # the result is worth more than its record; `close_dead` closes that later
             console.say(f"the record of the run is not written: {error}")
     if delivery:
         tell(delivery, console)
     return Result(record=record, failures=tuple(outcome.failures))
+
+
+def _with_error(record: RunRecord, error: Exception) -> RunRecord:
+    told = str(error) if isinstance(error, FromzeroError) else f"{type(error).__name__}: {error}"
+    return record.model_copy(update={"errors": [*record.errors, *told.splitlines()[:1]]})
 
 
 def _claim_on_cluster(prepared: Prepared, run: str, claims: contextlib.ExitStack) -> Prepared:
@@ -243,7 +265,7 @@ def _claim_on_cluster(prepared: Prepared, run: str, claims: contextlib.ExitStack
     """
     while True:
         claims.enter_context(claimed_on_cluster(prepared.store.uri, prepared.unmade, run))
-        now = prepare(prepared.pipeline, prepared.config, until=prepared.until)
+        now = prepared.again()
         if now.unmade <= prepared.unmade:
             return now
         prepared = now  # raw files changed in between

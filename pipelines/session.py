@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.cluster.environment import apply, run_environment
 from infra.errors import DamagedArtifactError, StorageError
-from infra.journal import git, runs
+from infra.journal import acceptance, git, runs
 from infra.journal.execution import Listener, Outcome
 from infra.journal.plan import PlannedStep
 from infra.journal.process import ProcessIdentity
@@ -18,7 +18,7 @@ from infra.journal.runs import RunRecord, StepRecord
 from infra.storage.store import Store
 from infra.tracking import messages
 from infra.tracking.actor import TrackerHandle
-from infra.tracking.delivered import Delivered
+from infra.tracking.delivered import Delivered, aliases
 from infra.tracking.lineage import Lineage
 from infra.tracking.spool import Spool
 from infra.tracking.tracker import Connection, Delivery, Destination, Uploader
@@ -129,6 +129,7 @@ class Session:
             self.console.say(f"MLflow is not told of {step} ({error}); `fromzero sync` tells it later")
 
     def _tick(self, running: Sequence[str]) -> None:
+        self.record = runs.beat(self.prepared.store, self.record)
         self.console.tick(running, self.tracker.progress())
 
 
@@ -184,29 +185,40 @@ def tell(delivery: Delivery, console: Console) -> None:
         console.say(f"MLflow did not take everything ({delivery.error}); `fromzero sync` delivers the rest later")
 
 
-def deliver(store: Store, target: Destination, past: Sequence[Manifest], current: Sequence[Manifest]) -> Delivery:
-    """Delivers in this process, without Ray: what runs that are over left in their spools, and finished steps.
+def deliver(
+    store: Store,
+    target: Destination,
+    past: Sequence[Manifest],
+    current: Sequence[Manifest],
+    *,
+    moves_aliases: bool = True,
+) -> Delivery:
+    """Delivers in this process, without Ray: what runs that are over left in their spools, finished steps, acceptances.
 
     Args:
         store: the root.
         target: the MLflow store.
         past: manifests of steps whose models take no alias.
         current: manifests of steps whose models take theirs.
+        moves_aliases: also from another version, on which somebody may have put them by hand.
     """
     apply(run_environment())
-    spool = Spool(store.root / "spool" / f"{runs.new_run_id()}.jsonl")
     leftovers = runs.leftover_spools(store)
     wanted = _wanted(store, target, (*past, *current))
+    told: list[messages.Message] = []
     for manifest, alias in [*((one, False) for one in past), *((one, True) for one in current)]:
         folder = store.artifact_folder(manifest["step"], manifest["key"])
-        if manifest["key"] in wanted:
+        if store.objects is None or manifest["key"] in wanted:
             try:
                 store.fetch(manifest["step"], manifest["key"])
             except DamagedArtifactError as error:
                 logger.warning("MLflow is not told of %s: %s", manifest["step"], error)
                 continue
         uri = store.artifact_uri(manifest["step"], manifest["key"])
-        spool.append(messages.repair(manifest, folder, store.uri, uri=uri, alias=alias))
+        use: messages.AliasUse = ("move" if moves_aliases else "keep") if alias else "none"
+        told.append(messages.repair(manifest, folder, store.uri, uri=uri, alias=use))
+    told += acceptance.told(store)
+    spool = Spool.written(store.root / "spool" / f"{runs.new_run_id()}.jsonl", told)
     whole = Delivery(complete=True, pending_bytes=0)
     connection = Connection(target, store.root / "spool" / "writer.lock")
     for waiting in (*leftovers, spool):
@@ -243,10 +255,16 @@ def _wanted(store: Store, target: Destination, manifests: Sequence[Manifest]) ->
 
 
 def latest_and_past(store: Store) -> tuple[list[Manifest], list[Manifest]]:
-    """The manifests of the newest run, and all others, the oldest first."""
-    newest = next((record for record in runs.load_all(store) if record.steps), None)
-    keys = {step.key for step in newest.steps} if newest else set()
-    manifests = list(store.manifests())[::-1]
+    """The manifests of the steps on whose models an alias stood last, and all others, the oldest first."""
+    manifests = list(store.manifests())
+    by_key = {manifest["key"]: manifest for manifest in manifests}
+    used = [step.key for record in runs.load_all(store) for step in record.steps if step.key in by_key]
+    holders: dict[str, str] = {}
+    for manifest in (*map(by_key.__getitem__, used), *manifests):  # the newest use, then the newest
+        for alias in aliases(manifest):
+            holders.setdefault(alias, manifest["key"])
+    keys = set(holders.values())
+    manifests.reverse()
     return [m for m in manifests if m["key"] in keys], [m for m in manifests if m["key"] not in keys]
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import logging
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from infra.errors import UserError
+from infra.errors import DamagedArtifactError, UserError
 from infra.journal import git
 from infra.journal.freezing import INPUTS, has_grown_from
 from infra.journal.key import differing, digest
@@ -24,6 +26,8 @@ from infra.storage.store import Store
 FREE = ("code", "version")
 """What of an identity may differ."""
 TAG = "fromzero.accepted"
+KEY = r"[0-9a-f]{32}"
+logger = logging.getLogger(__name__)
 
 
 def acceptance_key(step: Step, identity: Mapping[str, Any]) -> str:
@@ -49,7 +53,8 @@ def accepted_keys(store: Store) -> set[str]:
 def _accepted(data: bytes | None) -> str | None:
     """What an acceptance names; None where there is none."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        return str(json.loads(data or b"")["accepted"])
+        key = json.loads(data or b"")["accepted"]
+        return key if re.fullmatch(KEY, key) else None
     return None
 
 
@@ -62,9 +67,16 @@ def candidate(store: Store, step: Step, identity: Mapping[str, Any]) -> dict[str
     free = (*FREE, INPUTS) if step.frozen else FREE
     newest: list[str] | None = None
     for manifest in store.manifests(step.name):
+        if manifest["key"] == digest(identity):  # its own: not its code is another, its files are damaged
+            newest = newest or ["files, which are damaged: run it again"]
+            continue
         differs = differing(identity, manifest["identity"], free)
         if not differs and (not step.frozen or has_grown_from(store, step, manifest)):
-            return manifest
+            try:
+                return store.find(step.name, manifest["key"]) or manifest
+            except DamagedArtifactError as error:
+                logger.warning("%s is passed over: %s", manifest["key"], error)
+                differs = ["files, which are damaged"]
         newest = newest or differs or ["data"]
     if newest is None:
         raise UserError(f"{step.name} has never been made here, so there is nothing to accept")
@@ -75,10 +87,8 @@ def candidate(store: Store, step: Step, identity: Mapping[str, Any]) -> dict[str
     )
 
 
-def accept(
-    store: Store, step: str, key: str, manifest: Mapping[str, Any], changes: list[str], reason: str
-) -> dict[str, Any]:
-    """Writes the acceptance, and returns the message that tells MLflow.
+def accept(store: Store, step: str, key: str, manifest: Mapping[str, Any], changes: list[str], reason: str) -> None:
+    """Writes the acceptance; see `told` for MLflow.
 
     Args:
         store: the root.
@@ -99,5 +109,17 @@ def accept(
         **git.commit(),
     }
     store.write(f"accepted/{step}/{key}.json", content)
-    told = json.dumps(content, ensure_ascii=False)
-    return {"kind": "tags", "id": f"{manifest['made_by_run']}/{step}", "tags": {TAG: told, f"{TAG}.{key[:12]}": reason}}
+
+
+def told(store: Store) -> Iterator[dict[str, Any]]:
+    """What MLflow is to know of all acceptances: a tag of the run that made what was accepted, oldest first."""
+    found = []
+    for data in store.read_all("accepted").values():
+        key = _accepted(data)
+        content = json.loads(data) if key else {}
+        manifest = store.manifest(content["step"], key) if key else None
+        if manifest is not None:
+            found.append((content, manifest))
+    for content, manifest in sorted(found, key=lambda pair: str(pair[0].get("at"))):
+        tags = {TAG: json.dumps(content, ensure_ascii=False), f"{TAG}.{content['key'][:12]}": content["reason"]}
+        yield {"kind": "tags", "id": f"{manifest['made_by_run']}/{manifest['step']}", "tags": tags}

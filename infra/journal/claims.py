@@ -69,7 +69,12 @@ class ClaimsActor:
 
 @contextlib.contextmanager
 def claimed_on_cluster(root: str, steps: Iterable[tuple[str, str]], run: str) -> Iterator[None]:
-    """Claims every (step, key) under `root`, a path or URI, for this process on the cluster that it has joined, or none.
+    """Claims every (step, key) for this process on the cluster that it has joined, or none.
+
+    Args:
+        root: its path or URI.
+        steps: what is to be made.
+        run: our own id of the run.
 
     Raises:
         LockedError: another run makes one of them; names the step and the run's process.

@@ -7,16 +7,19 @@ store it may be, closes it there too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import secrets
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from infra.errors import FromzeroError
 from infra.journal.process import ProcessIdentity
 from infra.storage.files import write_json
 from infra.storage.store import Store
@@ -24,6 +27,13 @@ from infra.tracking.spool import Spool, spools
 
 logger = logging.getLogger(__name__)
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+
+SECONDS: Any = {"ge": 0, "lt": 1e11}
+"""What a clock can show."""
+BEAT_SECONDS = 60.0
+LEASE_SECONDS = 900.0
+"""After so long without a beat a run of another machine is over."""
 
 
 class StepRecord(BaseModel):
@@ -52,10 +62,12 @@ class RunRecord(BaseModel):
     """Our own id: the start time and six random hex characters."""
     pipeline: str
     status: RunStatus
-    started_at: float
+    started_at: float = Field(**SECONDS)
     """Unix seconds."""
-    finished_at: float | None = None
+    finished_at: float | None = Field(None, **SECONDS)
     process: dict[str, Any]
+    beat_at: float | None = Field(None, **SECONDS)
+    """When it last said that it lives: what a machine can know of the processes of another."""
     root: str
     tracking_uri: str
     run_id: str | None = None
@@ -108,27 +120,49 @@ def _parsed(files: Iterable[tuple[str, bytes]]) -> Iterator[RunRecord]:
     for where, data in files:
         try:
             yield RunRecord.model_validate(json.loads(data))
-        except ValueError as error:
-            logger.warning("%s is not a run record: %s", where, error)
+        except (ValueError, RecursionError) as error:
+            logger.warning("%s is not a run record: %s", where, str(error).partition("\n")[0])
 
 
 def close_dead(store: Store) -> list[RunRecord]:
     """Closes the runs whose process is gone, and returns them."""
     closed = []
     for record in {record.id: record for record in (*load_all(store), *_own(store))}.values():
-        process = ProcessIdentity.parse(record.process)
-        if record.status == "RUNNING" and (process is None or process.is_dead()):
+        if record.status == "RUNNING" and _is_dead(record):
             closed.append(close_killed(store, record))
     return closed
+
+
+def _is_dead(record: RunRecord) -> bool:
+    process = ProcessIdentity.parse(record.process)
+    if process is None or process.host == socket.gethostname():
+        return process is None or process.is_dead()
+    return time.time() - (record.beat_at or record.started_at) > LEASE_SECONDS
+
+
+def beat(store: Store, record: RunRecord) -> RunRecord:
+    """Says that a run lives, once a minute; a disk that is full keeps it to itself."""
+    now = time.time()
+    if now - (record.beat_at or record.started_at) < BEAT_SECONDS:
+        return record
+    record = record.model_copy(update={"beat_at": now})
+    with contextlib.suppress(FromzeroError):
+        save(store, record)
+    return record
 
 
 def close_killed(store: Store, record: RunRecord) -> RunRecord:
     """Marks a run as KILLED, and puts that into its spool for MLflow."""
     dead = record.model_copy(update={"status": "KILLED", "finished_at": time.time()})
-    message = {"kind": "kill", "id": record.id, "end_time": int(time.time() * 1000)}
-    Spool(store.root / "spool" / f"{record.id}.jsonl").append(message)
+    tell_killed(store, record.id)
     save(store, dead)
     return dead
+
+
+def tell_killed(store: Store, run_id: str) -> None:
+    """Puts into the spool of a run that it is over, and with it all of its steps that were going on."""
+    message = {"kind": "kill", "id": run_id, "end_time": int(time.time() * 1000)}
+    Spool(store.root / "spool" / f"{run_id}.jsonl").append(message)
 
 
 def leftover_spools(store: Store) -> list[Spool]:

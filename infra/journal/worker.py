@@ -8,6 +8,7 @@ A failure comes back as data, not as an exception, because an exception from a s
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 import traceback
@@ -27,6 +28,9 @@ from infra.tracking.client import StepTracker
 from infra.tracking.records import RECORDS
 
 ALMOST_FULL_BYTES = 1024 * 1024
+OUTLIVED_SECONDS = 60.0
+"""How long the process of a step may go on after its driver was killed: Ray ends it within seconds, on a busy machine
+within many."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +48,7 @@ class Job:
     """Facts for the manifest: git commit, host, the run's id."""
     objects: ObjectStore | None = None
     """Of the root, if it is on an object store."""
+    outlived_seconds: float = OUTLIVED_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +70,9 @@ def run_job(job: Job) -> dict[str, Any] | Failure:
     temporary: Path | None = None
     try:
         store.make_folders()
-        lock = exclusive(store.root / "locks" / f"{name}-{key}.lock", f"{name} {key[:12]}")
+        # This run has claimed the step; whoever holds it has outlived the driver of a run that is over.
+        path = store.root / "locks" / f"{name}-{key}.lock"
+        lock = exclusive(path, f"{name} {key[:12]}", job.outlived_seconds)
         with working(store.root), lock:
             made = _found(store, name, key)
             if made is not None:  # by a run that ended just before this one got the lock
@@ -121,13 +128,18 @@ def _make(job: Job, store: Store, temporary: Path) -> dict[str, Any]:
             source: _raw_entries(files, output.num_rows.get(source)) for source, files in sorted(job.step.raw.items())
         },
         "metrics": dict(output.metrics),
-        "measured": {"seconds": round(time.perf_counter() - started, 3), **output.measured},
+        "measured": {"seconds": round(time.perf_counter() - started, 3), **_finite(output.measured)},
         "records": RECORDS.dump_python(output.records, mode="json"),
         "started_at": started_at,
         "finished_at": time.time(),
         **job.environment,
     }
     return store.commit(temporary, job.step.name, job.key, content)
+
+
+def _finite(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity and no NaN, and a rate over no time is one."""
+    return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in measured.items()}
 
 
 def _raw_entries(files: Sequence[RawFile], num_rows: Sequence[int] | None) -> list[dict[str, Any]]:

@@ -35,11 +35,14 @@ class DigestCache:
         """The cache at `path`; written back at the end if something was added. A damaged one is begun anew."""
         cache = cls(path)
         with contextlib.suppress(OSError, ValueError, TypeError):
-            cache._known = dict(json.loads(path.read_bytes()))
-        yield cache
-        if cache._changed:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, cache._known)
+            known = dict(json.loads(path.read_bytes()))
+            cache._known = {place: seen for place, seen in known.items() if isinstance(seen, list)}
+        try:
+            yield cache
+        finally:  # what was read before a mistake was found is worth as much
+            if cache._changed:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, cache._known)
 
     def sha256(self, path: Path) -> str:
         """SHA-256 of the file's bytes, 64 hex characters.
@@ -53,7 +56,7 @@ class DigestCache:
         if known is not None:
             return known
         digest = sha256(path)
-        settled = time.time() - max(int(seen[1]), int(seen[2])) / 1e9 >= SETTLED_SECONDS
+        settled = time.time() - int(seen[2]) / 1e9 >= SETTLED_SECONDS  # the change time alone cannot be set
         if settled and _seen(path) == seen:
             self.put(place, seen, digest)
         else:

@@ -106,6 +106,18 @@ def verify(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def check_artifact(path: Path, key: str) -> bool:
+    """Verifies the artifact with the key `key` that `path` lies in; False where it is not on this machine.
+
+    Raises:
+        DamagedArtifactError: it is damaged.
+    """
+    folder = next((place for place in path.parents if place.name == key and place.is_dir()), None)
+    if folder is not None:
+        verify(folder)
+    return folder is not None
+
+
 def check(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[int, str | None]]:
     """Compares every file of `folder` with its manifest: its recorded size in bytes, and what is wrong with it."""
     for name, recorded in manifest["files"].items():

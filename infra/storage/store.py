@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -35,6 +36,13 @@ logger = logging.getLogger(__name__)
 COPIES = Path("~/.cache/fromzero")
 """Where the folders lie that stand for roots on object stores, if nobody says where."""
 FOLDERS = ("artifacts", "work", "temporary", "locks", "runs", "spool")
+FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("step", "key", "made_by_run"), str),
+    **dict.fromkeys(("identity", "inputs", "raw", "metrics", "measured"), dict),
+    "records": list,
+    "finished_at": (int, float),
+}
+"""What the manifest of every artifact has."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -59,6 +67,11 @@ class Store:
             UserError: `root` is not a folder that can be written, or no bucket; or `local` stands for another root.
             StorageError: the object store does not answer.
         """
+        if wrong := sorted(set((local or "") if is_uri(root) else root) & set("%?#")):
+            key = "storage.local" if is_uri(root) else "storage.root"
+            raise UserError(
+                f"{key}: {local or root} holds {' '.join(wrong)}, which means something else in a URI; rename"
+            )
         if local is not None and not is_uri(root):
             raise UserError(f"storage.local={local}: only for a root on an object store, and {root} is a folder")
         objects = ObjectStore.open(root) if is_uri(root) else None
@@ -121,8 +134,12 @@ class Store:
         """
         folder = self.artifact_folder(step, key)
         if self.objects:
-            return self.mirror.find(step, key)
-        return manifest.verify(folder) if folder.exists() else None
+            found = self.mirror.find(step, key)
+        elif folder.exists():
+            found = manifest.verify(folder)
+        else:
+            return None
+        return _belonging(folder, found) if found else None
 
     def fetch(self, step: str, key: str) -> Path:
         """The folder of a finished artifact, on this machine and verified.
@@ -160,8 +177,16 @@ class Store:
     def read_manifests(self, folders: Iterable[Path]) -> list[tuple[Path, dict[str, Any] | DamagedArtifactError]]:
         """The manifest of each folder, its files not checked, or what is wrong with it."""
         if self.objects:
-            return list(self.mirror.manifests(folders).items())
-        return [(folder, _read(folder)) for folder in folders]
+            found = list(self.mirror.manifests(folders).items())
+        else:
+            found = [(folder, _caught(manifest.read, folder)) for folder in folders]
+        artifacts = self.root / "artifacts"
+        return [
+            (folder, one if isinstance(one, Exception) else _caught(_belonging, folder, one))
+            if folder.parents[1] == artifacts
+            else (folder, one)
+            for folder, one in found
+        ]
 
     def check(self, folder: Path, content: Mapping[str, Any]) -> Iterator[tuple[int, str | None]]:
         """Compares every file of `folder` with its manifest: its recorded size in bytes, and what is wrong with it."""
@@ -251,7 +276,7 @@ class Store:
     def set_aside(self, step: str, key: str) -> Path | None:
         """Moves an artifact that cannot be trusted out of the way; returns its new place."""
         folder = self.artifact_folder(step, key)
-        if not folder.exists():
+        if not os.path.lexists(folder):  # a link that leads nowhere is in the way too
             return None
         aside = self.root / "temporary" / f"{DAMAGED}{step}-{key}-{uuid.uuid4().hex[:8]}"
         folder.rename(aside)
@@ -316,11 +341,26 @@ def folder_of(root: str, local: str | None = None) -> Path:
     return Path(root).expanduser().absolute()
 
 
-def _read(folder: Path) -> dict[str, Any] | DamagedArtifactError:
+def _caught(read: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any] | DamagedArtifactError:
     try:
-        return manifest.read(folder)
+        return read(*arguments)
     except DamagedArtifactError as error:
         return error
+
+
+def _belonging(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of the artifact in `folder`.
+
+    Raises:
+        DamagedArtifactError: it is that of another one, or not of an artifact at all.
+    """
+    place = f"{folder}/{manifest.NAME}"
+    for name, types in FIELDS.items():
+        if not isinstance(content.get(name), types):
+            raise DamagedArtifactError(f"{place} is damaged: it has no {name}")
+    if (content["step"], content["key"]) != (folder.parent.name, folder.name):
+        raise DamagedArtifactError(f"{place} is that of {content['step']}/{content['key']}")
+    return content
 
 
 def _claim(path: Path, uri: str) -> None:

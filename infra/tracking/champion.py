@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from infra.errors import DamagedArtifactError, FromzeroError, InfrastructureError, UserError
-from infra.storage import manifest
+from infra.storage.manifest import check_artifact
 from infra.tracking.tracker import Destination
 from infra.tracking.writer import KEY_TAG, URI_TAG
 
@@ -43,13 +43,11 @@ def find_champion(destination: Destination, name: str, alias: str = "champion") 
     key, copy = version.tags.get(KEY_TAG, ""), None
     folder = _local(version.tags.get(URI_TAG, ""))
     try:
-        here = next((place for place in folder.parents if place.name == key and place.is_dir()), None)
-        if here is not None:
-            manifest.verify(here)
+        is_here = check_artifact(folder, key)
     except DamagedArtifactError as error:
         logger.warning("%s; the files that MLflow has are taken", str(error))
-        here = None
-    if here is None:
+        is_here = False
+    if not is_here:
         try:
             copy = tempfile.TemporaryDirectory(prefix="fromzero-champion-")
             folder = _download(version.source, destination.uri, copy.name)

@@ -50,7 +50,7 @@ class Delivered:
         place = destination.uri + (f" on {host}" if host else "")
         path = root / "tracking" / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.json"
         found = cls(path=path, uri=destination.uri, identity=_identity(destination), host=host, objects=objects)
-        with contextlib.suppress(ValueError, KeyError):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             content = json.loads(_read(path, objects))
             if found.identity is not None and content["identity"] == found.identity:
                 found.run_ids, found.aliases = dict(content["run_ids"]), dict(content["aliases"])
@@ -82,7 +82,7 @@ class Delivered:
                 names = ("uri", "identity", "run_ids", "aliases")
                 host = content.get("host")
                 found.append(cls(path=path, host=host, objects=objects, **{name: content[name] for name in names}))
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise StorageError(
                     f"{objects.uri if objects else root}/tracking/{path.name} is damaged ({error}); remove it, then "
                     "fromzero sync writes it anew"
@@ -93,7 +93,7 @@ class Delivered:
         """Whether all these steps are there, with their aliases."""
         return all(
             manifest["key"] in self.run_ids
-            and all(self.aliases.get(alias) == manifest["key"] for alias in _aliases(manifest))
+            and all(self.aliases.get(alias) == manifest["key"] for alias in aliases(manifest))
             for manifest in manifests
         )
 
@@ -108,7 +108,7 @@ class Delivered:
             run_id = run_ids.get(f"{manifest['made_by_run']}/{manifest['step']}")
             if run_id:
                 self.run_ids[manifest["key"]] = run_id
-                for alias in _aliases(manifest):
+                for alias in aliases(manifest):
                     self.aliases[alias] = str(manifest["key"])
         self._save()
 
@@ -136,7 +136,8 @@ def _read(path: Path, objects: ObjectStore | None) -> bytes:
         return b""
 
 
-def _aliases(manifest: Manifest) -> list[str]:
+def aliases(manifest: Manifest) -> list[str]:
+    """`name@alias` of every model of a step that takes one."""
     return [
         f"{record['registered_name']}@{record['alias']}"
         for record in manifest["records"]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from infra.tracking.writer import KEY_TAG, URI_TAG
 
 Message = dict[str, Any]
+AliasUse = Literal["move", "keep", "none"]
 HISTORY = "metrics.jsonl"
 
 
@@ -208,7 +209,12 @@ def step_finished(run: str, manifest: Mapping[str, Any], folder: Path, uri: str 
 
 
 def repair(
-    manifest: Mapping[str, Any], folder: Path, root: Path | str, *, uri: str | None = None, alias: bool = True
+    manifest: Mapping[str, Any],
+    folder: Path,
+    root: Path | str,
+    *,
+    uri: str | None = None,
+    alias: AliasUse = "move",
 ) -> Message:
     """Brings back into MLflow a finished step that MLflow does not know: a new server, or a lost database.
 
@@ -217,10 +223,11 @@ def repair(
         folder: its artifact.
         root: the store's.
         uri: as in `step_finished`.
-        alias: whether its models take the aliases that they were made for; not for a result of the past.
+        alias: whether its models take the aliases that they were made for: `move` them from other versions, `keep` them
+            where they are on one, or `none`, for a result of the past.
     """
     run = manifest["made_by_run"]
-    records = manifest["records"] if alias else [{**record, "alias": None} for record in manifest["records"]]
+    records = [{**record, "alias": None} if alias == "none" else record for record in manifest["records"]]
     started = step_started(
         run,
         manifest["step"],
@@ -235,6 +242,7 @@ def repair(
         "kind": "repair",
         "id": f"{run}/{manifest['step']}",
         "key": manifest["key"],
+        "keeps_aliases": alias == "keep",
         "messages": [*started, *step_finished(run, {**manifest, "records": records}, folder, uri)],
     }
 

@@ -172,7 +172,7 @@ class Spool:
 
 def spools(folder: Path) -> list[Spool]:
     """All spools of `folder`, oldest first."""
-    return [Spool(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+    return [Spool(path) for path in sorted(folder.glob(f"*{SUFFIX}")) if path.is_file()]
 
 
 def _line(message: Mapping[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ Messages (`kind`, and `id` = our own id of the run it belongs to):
     lineage    lineage, about                                     `lineage.json` and `lineage.html` of the run
     model      record, path, key, lineage                         a LoggedModel; registered if the record says so
     prompt     record, key                                        a version of a registered prompt
-    repair     key, messages                                      these, if no finished run has this key; else what
+    repair     key, messages, keeps_aliases                       these, if no finished run has this key; else what
                                                                   its models lack: themselves, their aliases
     kill       end_time                                           ends it and what is below it, where still running
     end        status, end_time
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import FromzeroError, StorageError
+from infra.storage.manifest import check_artifact
 from infra.tracking.lineage import Lineage
 from infra.tracking.page import render
 from infra.tracking.records import ModelRecord, PromptRecord
@@ -213,7 +214,7 @@ class Writer:
         page = f"{server}/#/experiments/{self.experiment_id}/runs/"
         return lineage.with_facts({node: {"mlflow_url": page + run} for node, run in runs.items() if run})
 
-    def _model(self, message: Mapping[str, Any], *, register: bool = True) -> None:
+    def _model(self, message: Mapping[str, Any], *, register: bool = True, keeps_alias: bool = False) -> None:
         record = ModelRecord.model_validate(message["record"])
         run_id, own_id = self._run_id(message), f"{message['key']}/{record.path}"
         tags = {
@@ -230,12 +231,13 @@ class Writer:
                 )
                 model_id = str(model.model_id)
             if record.registered_name:
+                check_artifact(Path(message["path"]), message["key"])
                 self._upload(model_id, record, Path(message["path"]))
             self._link_output(run_id, model_id)
             self._model_metrics(run_id, model_id, record, message["time"])
             self.client.finalize_logged_model(model_id, "READY")
         if record.registered_name and register:
-            self._register(record, str(model_id), run_id, tags)
+            self._register(record, str(model_id), run_id, tags, keeps_alias)
 
     def _find_model(self, own_id: str) -> tuple[str | None, bool]:
         """The LoggedModel with our id, and whether its delivery came to its end."""
@@ -273,7 +275,9 @@ class Writer:
         for key, value in record.metrics.items():
             self.client.log_metric(run_id, f"model_{key}", value, timestamp=time_ms, step=0, model_id=model_id)
 
-    def _register(self, record: ModelRecord, model_id: str, run_id: str, tags: Mapping[str, str]) -> None:
+    def _register(
+        self, record: ModelRecord, model_id: str, run_id: str, tags: Mapping[str, str], keeps_alias: bool
+    ) -> None:
         name = str(record.registered_name)
         self._ensure(self.client.create_registered_model, name)
         versions = self.client.search_model_versions(f"name = '{name}' and tags.`{ID_TAG}` = '{tags[ID_TAG]}'")
@@ -282,7 +286,7 @@ class Writer:
             version = self.client.create_model_version(
                 name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id
             )
-        if record.alias:
+        if record.alias and not (keeps_alias and record.alias in self.client.get_registered_model(name).aliases):
             self.client.set_registered_model_alias(name, record.alias, version.version)
 
     def _prompt(self, message: Mapping[str, Any]) -> None:
@@ -310,16 +314,16 @@ class Writer:
                 raise
 
     def _repair(self, message: Mapping[str, Any]) -> None:
-        run_id = self.find_step(message["key"])
+        run_id, keeps = self.find_step(message["key"]), bool(message.get("keeps_aliases"))
         if run_id is None:
             for inner in message["messages"]:
-                self.apply(inner)
+                self._model(inner, keeps_alias=keeps) if inner["kind"] == "model" else self.apply(inner)
             self._close_unknown(message["id"].partition("/")[0], message["messages"][-1]["end_time"])
             return
         self.run_ids[message["id"]] = run_id
         for inner in message["messages"]:
             if inner["kind"] == "model":  # a version that somebody deleted does not come back without an alias
-                self._model(inner, register=bool(inner["record"]["alias"]))
+                self._model(inner, register=bool(inner["record"]["alias"]), keeps_alias=keeps)
 
     def _close_unknown(self, own_id: str, end_time_ms: int) -> None:
         """Closes the pipeline run of a step if nothing is known of it here but that it made the step: it is over."""

@@ -147,7 +147,7 @@ def sync_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoRet
             runs.close_dead(store)
             names = [spool.path.stem for spool in runs.leftover_spools(store)]
             current, past = latest_and_past(store)
-            delivery = deliver(store, destination(config.tracking, store.root), past, current)
+            delivery = deliver(store, destination(config.tracking, store.root), past, current, moves_aliases=False)
         for line in delivery.kept_aside:
             say(line)
         if not delivery.complete:

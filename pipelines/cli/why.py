@@ -6,11 +6,9 @@ import time
 from typing import Any, NoReturn
 
 from infra.errors import UserError
-from infra.journal import runs
 from infra.journal.acceptance import accept, acceptance_key, candidate
 from infra.journal.lock import working
 from infra.journal.plan import PlannedStep
-from infra.tracking.spool import Spool
 from pipelines.cli.output import emit_json, guarded, say, stdout_console
 from pipelines.compose import load_config
 from pipelines.runner import Prepared, prepare
@@ -50,9 +48,8 @@ def accept_command(name: str, pipeline: str, overrides: list[str], *, reason: st
         with working(store.root):
             manifest = candidate(store, planned.step, planned.identity)
             key = acceptance_key(planned.step, planned.identity)
-            message = accept(store, name, key, manifest, list(planned.reasons), reason)
-            Spool(store.root / "spool" / f"{runs.new_run_id()}.jsonl").append(message)
-            delivery = deliver(store, prepared.destination, [], [])
+            accept(store, name, key, manifest, list(planned.reasons), reason)
+            delivery = deliver(store, prepared.destination, [manifest], [])
         if not delivery.complete:
             say(f"MLflow did not take the record ({delivery.error}); `fromzero sync` delivers it later")
         if as_json:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from infra.errors import UserError
-from infra.journal.acceptance import accept, acceptance_key, candidate
+from infra.journal.acceptance import accept, acceptance_key, candidate, told
 from infra.journal.key import digest, identity
 from infra.journal.plan import PlannedStep, make_plan
 from infra.storage.store import Store
@@ -39,10 +39,10 @@ def plan(store: Store, **values: Any) -> dict[str, PlannedStep]:
     return {one.step.name: one for one in make_plan([step("bottom", parent=top)], store, CLUSTER)}
 
 
-def accepted(store: Store, planned: PlannedStep) -> dict[str, Any]:
+def accepted(store: Store, planned: PlannedStep) -> None:
     manifest = candidate(store, planned.step, planned.identity)
     key = acceptance_key(planned.step, planned.identity)
-    return accept(store, planned.step.name, key, manifest, list(planned.reasons), "a rename")
+    accept(store, planned.step.name, key, manifest, list(planned.reasons), "a rename")
 
 
 def test_an_accepted_result_is_reused_and_what_is_below_it_too(store: Store) -> None:
@@ -50,7 +50,8 @@ def test_an_accepted_result_is_reused_and_what_is_below_it_too(store: Store) -> 
     old_top = made(store, "top", identity(top, {}))
     old_bottom = made(store, "bottom", identity(step("bottom", parent=top), {"parent": old_top}))
     assert {one.status for one in plan(store).values()} == {"run"}
-    message = accepted(store, plan(store)["top"])
+    accepted(store, plan(store)["top"])
+    (message,) = told(store)
     now = plan(store)
     assert (now["top"].status, now["top"].key) == ("reused", old_top)
     accepted(store, now["bottom"])

@@ -72,11 +72,12 @@ def test_it_is_named_and_its_step_alone_runs_again(
 def test_all_that_is_missing_above_a_finished_step_is_said_to_be_missing(store: Store) -> None:
     """Not that it has never been made here, nor that a value changed since some older artifact."""
     plan = make_plan([chain()], store, CLUSTER)
-    facts = {"finished_at": 1.0, "metrics": {}, "measured": {}, "raw": {}}
-    for one in plan:
-        store.commit(store.begin(one.step.name, one.key), one.step.name, one.key, {**facts, "identity": one.identity})
     other = make_plan([step("top", ToyConfig(value=9))], store, CLUSTER)[0]
-    store.commit(store.begin("top", other.key), "top", other.key, {**facts, "identity": other.identity})
+    facts = {"made_by_run": "r", "finished_at": 1.0, "metrics": {}, "measured": {}, "raw": {}, "inputs": {}}
+    for one in (*plan, other):
+        name, key = one.step.name, one.key
+        content = {**facts, "step": name, "key": key, "identity": one.identity, "records": []}
+        store.commit(store.begin(name, key), name, key, content)
     for one in plan[:2]:
         shutil.rmtree(store.artifact_folder(one.step.name, one.key))
     told = {one.step.name: (one.status, one.reasons) for one in make_plan([chain()], store, CLUSTER)}

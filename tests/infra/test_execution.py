@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,9 @@ from infra.journal.execution import Execution, Listener, Outcome
 from infra.journal.lock import exclusive
 from infra.journal.plan import PlannedStep, make_plan, neighbours
 from infra.journal.step import Step
+from infra.journal.worker import Failure, Job, run_job
 from infra.storage.store import Store
-from infra.tracking.client import NullSink
+from infra.tracking.client import NullSink, StepTracker
 from tests.infra.toy_steps import ToyConfig, step
 
 CLUSTER = {"CPU": 2.0, "GPU": 0.0}
@@ -86,14 +90,32 @@ def test_only_infrastructure_errors_are_tried_again(
         assert attempts.read_text() == ("2" if fault == 3 else "1")
 
 
-def test_a_step_that_is_being_made_elsewhere_is_refused_with_its_holder(
-    store: Store, ray_cluster: Mapping[str, Any]
-) -> None:
-    plan = make_plan([step("toy")], store, CLUSTER)
-    with exclusive(store.root / "locks" / f"toy-{plan[0].key}.lock", "toy"):
-        _, outcome = run(store, step("toy"))
-    assert outcome.failures[0].fault.value == 3 and "is being made by process" in outcome.failures[0].message
-    assert statuses(run(store, step("toy"))[1]) == {"toy": "ran"}
+def test_a_step_whose_process_outlived_its_run_is_waited_for_and_then_refused_with_its_holder(store: Store) -> None:
+    """As that of a driver that was killed: it ends soon, or it is no such process."""
+    (planned,) = make_plan([step("toy")], store, CLUSTER)
+    job = Job(
+        step=planned.step,
+        key=planned.key,
+        identity=planned.identity,
+        definitions={},
+        inputs={},
+        root=store.root,
+        tracker=StepTracker(step="toy"),
+        environment={"made_by_run": "r", "tags": {}},
+        outlived_seconds=0.2,
+    )
+    lock = exclusive(store.root / "locks" / f"toy-{planned.key}.lock", "toy")
+    with lock:
+        refused = run_job(job)
+        assert isinstance(refused, Failure) and refused.fault.value == 3 and not refused.retry
+        assert f"is being made by process {os.getpid()}" in refused.message
+    lock = exclusive(store.root / "locks" / f"toy-{planned.key}.lock", "toy")
+    lock.__enter__()
+    letting_go = threading.Timer(0.5, lock.__exit__, (None, None, None))
+    letting_go.start()
+    made = run_job(replace(job, outlived_seconds=30.0))
+    letting_go.join()
+    assert not isinstance(made, Failure) and made["key"] == planned.key
 
 
 def test_steps_run_at_the_same_time_only_while_their_cpus_are_free(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from infra.errors import InfrastructureError, LockedError
 from infra.journal import garbage, runs
-from infra.journal.acceptance import accept, candidate
+from infra.journal.acceptance import accept
 from infra.journal.garbage import Survey
 from infra.journal.lock import alone, working
 from infra.journal.plan import make_plan
@@ -148,7 +148,7 @@ def test_a_registered_prompt_keeps_what_chose_it(root: ToyRoot) -> None:
 
 def test_an_accepted_result_stays(root: ToyRoot) -> None:
     old = root.run(step("data"))
-    manifest = candidate(root.store, step("data"), make_plan([step("data")], root.store, CLUSTER)[0].identity)
+    manifest = next(root.store.manifests("data"))
     accept(root.store, "data", "0" * 32, manifest, [], "a rename")
     root.run(step("other"))
     assert names(gc(root), "artifact") == set()

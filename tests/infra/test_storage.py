@@ -15,6 +15,7 @@ from infra.storage.raw import resolve
 from infra.storage.store import Store
 
 KEY = "0123456789abcdef" * 2
+NUMBERS = ("metrics", "measured")
 
 
 @pytest.fixture
@@ -26,7 +27,8 @@ def make(store: Store, text: str = "hello") -> Path:
     folder = store.begin("toy", KEY)
     (folder / "sub").mkdir()
     (folder / "sub" / "a.txt").write_text(text)
-    store.commit(folder, "toy", KEY, {"step": "toy", "finished_at": 1})
+    facts = {"step": "toy", "key": KEY, "made_by_run": "r", "finished_at": 1, "records": []}
+    store.commit(folder, "toy", KEY, {**facts, **{name: {} for name in ("identity", "inputs", "raw", *NUMBERS)}})
     return store.artifact_folder("toy", KEY)
 
 
@@ -147,3 +149,37 @@ def test_paths_that_cannot_be_read_are_named(
     (tmp_path / "a.xyz").write_text("x")
     with pytest.raises(UserError, match=message):
         resolve(name, None, "x")
+
+
+def test_an_artifact_that_was_put_in_the_place_of_another_is_not_taken(store: Store) -> None:
+    """Its files agree with its manifest, signed or not."""
+    shutil.copytree(make(store), store.artifact_folder("other", KEY))
+    for place, key in (("other", KEY), ("toy", "f" * 32)):
+        if not store.artifact_folder(place, key).exists():
+            shutil.copytree(store.artifact_folder("toy", KEY), store.artifact_folder(place, key))
+        with pytest.raises(DamagedArtifactError, match=f"is that of toy/{KEY}"):
+            store.find(place, key)
+        assert store.manifest(place, key) is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"{}", b'{"format_version": 1}', b'{"format_version": 1, "files": []}', b"[" * 100_000, b"\xff"]
+)
+def test_an_odd_manifest_is_damage_and_nothing_else(store: Store, content: bytes) -> None:
+    (make(store) / "manifest.json").write_bytes(content)
+    with pytest.raises(DamagedArtifactError):
+        store.find("toy", KEY)
+    assert list(store.manifests("toy")) == []
+
+
+def test_a_link_that_leads_nowhere_is_put_out_of_the_way(store: Store) -> None:
+    folder = store.artifact_folder("toy", KEY)
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to("nowhere")
+    make(store)
+    assert store.find("toy", KEY) is not None
+
+
+def test_a_root_that_mlflow_cannot_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"storage.root: .* holds % \?"):
+        Store.open(str(tmp_path / "100%?"))
