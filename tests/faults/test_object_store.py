@@ -4,7 +4,6 @@ local folder of its own, goes on. What is left equals an undisturbed run on a lo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,6 @@ RAW = Path(__file__).resolve().parents[2] / "conf" / "data" / "wordnet" / "gloss
 SECRET = "cGFzc3dvcmQ"
 CHECKPOINTS = Fault("machine, between two checkpoints", "machine", MKDIR, FOURTH)
 TRIALS = Fault("machine, between two trials", "machine", RENAME, UNIT, 3)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ended = micro.run(folder)
-    assert ended.code == 0, ended.err
-    yield micro.left(folder / "root")
 
 
 @pytest.mark.parametrize(
