@@ -165,6 +165,7 @@ def run_sweeps(job: Job, sweeps: Sequence[Sweep], work: Path, tracker: StepTrack
     if cluster.num_gpus_per_worker:
         resources["gpu"] = cluster.num_gpus_per_worker
     limit = max(1, int(ray.cluster_resources().get("CPU", 1) // cluster.threads_per_worker))
+    _keep_secrets()
     with _environment(TUNE_ENVIRONMENT):
         grid = tune.Tuner(
             tune.with_resources(UnitTrainable, resources),
@@ -240,6 +241,15 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _keep_secrets() -> None:
+    """Ray Tune (2.60) puts AWS credentials into the runtime_env of its trials, which Ray logs; they have them from the
+    environment of their machine."""
+    from ray.tune.execution import class_cache
+
+    for name in [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]:
+        class_cache.ENV_VARS_TO_PROPAGATE.discard(name)
 
 
 def _raise_first(errors: Sequence[BaseException]) -> None:

@@ -27,7 +27,8 @@ from infra.storage.objects import ObjectStore
 
 ARTIFACTS, WORK = "artifacts", "work"
 PREFIX = "prefix"
-"""Where in a manifest of an object store the name of the attempt stands, below which the files lie."""
+"""Where in a manifest of an object store the name of the attempt stands, below which the files lie; without one, as in
+a root that was copied there, they lie beside it."""
 MARK = "damaged-"
 """How the name of the object begins that says what is wrong with the files of an attempt."""
 logger = logging.getLogger(__name__)
@@ -132,11 +133,12 @@ class Mirror:
             return None
         content = manifest.parse(data, f"{self.objects.uri}/{place}/{manifest.NAME}")
         sizes = self.objects.sizes(place)
-        if (mark := MARK + content[PREFIX]) in sizes:
+        if (mark := MARK + content.get(PREFIX, "")) in sizes:
             raise DamagedArtifactError((self.objects.read(f"{place}/{mark}") or b"").decode())
         for name, entry in content["files"].items():
-            if sizes.get(f"{content[PREFIX]}/{name}") != entry["num_bytes"]:
-                where = f"{self.objects.uri}/{place}/{content[PREFIX]}/{name}"
+            file = _below(content) + name
+            if sizes.get(file) != entry["num_bytes"]:
+                where = f"{self.objects.uri}/{place}/{file}"
                 raise DamagedArtifactError(f"{where} is missing or has another size than its manifest says")
         return content
 
@@ -158,13 +160,13 @@ class Mirror:
         """Compares every object of `folder` with its manifest: its recorded size, and what is wrong with it. An
         artifact that is damaged is marked."""
         assert self.objects is not None
-        place = f"{self._name(folder)}/{content[PREFIX]}" if PREFIX in content else self._name(folder)
         for name, recorded in content["files"].items():
-            digest, damage = self.objects.sha256(f"{place}/{name}"), None
+            file = f"{self._name(folder)}/{_below(content)}{name}"
+            digest, damage = self.objects.sha256(file), None
             if digest != recorded["sha256"]:
                 state = "is missing" if digest is None else "differs from its manifest (SHA-256)"
-                damage = f"{self.objects.uri}/{place}/{name} {state}"
-                if PREFIX in content:
+                damage = f"{self.objects.uri}/{file} {state}"
+                if folder.is_relative_to(self.root / ARTIFACTS):
                     self._mark(folder, content, damage)
             yield recorded["num_bytes"], damage
 
@@ -197,7 +199,7 @@ class Mirror:
             if isinstance(content, DamagedArtifactError):
                 raise content
             temporary = self.root / "temporary" / f"{step}-{key}-{uuid.uuid4().hex[:8]}"
-            place = f"{self._name(folder)}/{content[PREFIX]}"
+            place = f"{self._name(folder)}/{_below(content)}".rstrip("/")
             try:
                 try:
                     objects.download(place, content["files"], temporary)
@@ -215,7 +217,7 @@ class Mirror:
 
     def _mark(self, folder: Path, content: Mapping[str, Any], damage: str) -> None:
         assert self.objects is not None
-        self.objects.write(f"{self._name(folder)}/{MARK}{content[PREFIX]}", damage.encode("utf-8"))
+        self.objects.write(f"{self._name(folder)}/{MARK}{content.get(PREFIX, '')}", damage.encode("utf-8"))
 
     def _pull_work(self, objects: ObjectStore, path: Path, name: str) -> None:
         with self._alone(name.replace("/", "-")):
@@ -243,3 +245,8 @@ class Mirror:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
+
+
+def _below(content: Mapping[str, Any]) -> str:
+    """How the names of an artifact's files begin, in its folder on the object store."""
+    return f"{content[PREFIX]}/" if PREFIX in content else ""

@@ -191,7 +191,10 @@ class ObjectStore:
             what = str(error).splitlines()[0]
             if "NO_SUCH_BUCKET" in what or "NoSuchBucket" in what:
                 raise self._no_bucket() from error
-            raise StorageError(f"{self.uri}/{name}: {what}") from error
+            place = f"{self.uri}/{name}".rstrip("/")
+            raise StorageError(
+                f"{place}: {what}; see that the environment's endpoint and credentials lead there, then run again"
+            ) from error
 
     def _no_bucket(self) -> UserError:
         return UserError(f"{self.where}: the bucket of {self.uri} does not exist; make it first")

@@ -299,6 +299,8 @@ class Store:
         """
         parts = [PurePosixPath(name).parts for name in (self.objects.sizes("artifacts") if self.objects else ())]
         found = {one[:3] for one in parts if len(one) > 2 and one[2] != manifest.NAME}
+        copied = {key for key, content in manifests.items() if PREFIX not in content}
+        found = {one for one in found if one[1] not in copied}
         sound = {(key, content.get(PREFIX)) for key, content in manifests.items()}
         marks = {(key, f"{MARK}{prefix}") for key, prefix in sound}
         return sorted(self.root.joinpath("artifacts", *one) for one in found if (one[1], one[2]) not in sound | marks)

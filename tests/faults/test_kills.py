@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,15 +59,6 @@ FAULTS = (
 )
 SAMPLE = ("driver, between two checkpoints", "tracker, during the upload of the model")
 ENDS_THE_RUN = ("driver", "head", "raylet", "machine")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ended = micro.run(folder)
-    assert ended.code == 0, ended.err
-    assert not micro.orphans(ended)
-    yield micro.left(folder / "root")
 
 
 @pytest.mark.parametrize(

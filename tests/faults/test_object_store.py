@@ -4,7 +4,8 @@ local folder of its own, goes on. What is left equals an undisturbed run on a lo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,9 @@ from tests.pipelines.conftest import run_cli
 pytestmark = pytest.mark.slow
 
 RAW = Path(__file__).resolve().parents[2] / "conf" / "data" / "wordnet" / "glosses.jsonl.gz"
-SECRET = "cGFzc3dvcmQ"
+RAY = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray"
 CHECKPOINTS = Fault("machine, between two checkpoints", "machine", MKDIR, FOURTH)
 TRIALS = Fault("machine, between two trials", "machine", RENAME, UNIT, 3)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ended = micro.run(folder)
-    assert ended.code == 0, ended.err
-    yield micro.left(folder / "root")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +30,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
 def test_another_machine_goes_on_where_one_died(
     fault: Fault, undisturbed: Left, s3_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    secret = uuid.uuid4().hex
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
     objects = ObjectStore.open(s3_uri)
     objects.upload(RAW.parent, [RAW.name], "raw")
     facts = "text_column: text, name: wordnet, license: WordNet 3.1 (Princeton University)"
@@ -72,6 +66,7 @@ def test_another_machine_goes_on_where_one_died(
     assert kept <= {"stands_for", "digests.json"}
     status = run_cli("status", "--json", *place[:1], f"storage.local={local}", cwd=tmp_path)
     assert [run["status"] for run in status.json["runs"]] == ["FINISHED", "KILLED"]
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    written = [*tmp_path.rglob("*"), *RAY.glob("session_*/logs/*")]
+    assert not [path for path in written if path.is_file() and secret.encode() in path.read_bytes()]
     contents = objects.read_all(f"root/{name}" for name in there)
-    assert not [name for name, data in contents.items() if SECRET.encode() in data]
+    assert not [name for name, data in contents.items() if secret.encode() in data]

@@ -180,6 +180,23 @@ def test_a_store_that_goes_away_under_a_step_loses_nothing(
     assert not list((one.root / "temporary").iterdir()) and objects_of(one).sizes("work") == {}
 
 
+def test_a_root_that_was_copied_to_the_object_store_is_one(
+    machines: tuple[Store, Store], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one, _ = machines
+    own = Store.open(str(tmp_path / "own"))
+    made = run(own)
+    objects_of(one).upload(own.root / "artifacts", sorted(files(own.root / "artifacts")), "artifacts")
+    assert {planned.status for planned in plan(one).values()} == {"reused"}
+    other = run(one, chain(value=5))["bottom"]
+    assert other["metrics"]["total"] == 7
+    runs.save(one, record(one, "20260101-000001-aaaaaa", status="FINISHED", planned=keys(plan(one))))
+    assert [item["name"] for item in gc(one, capfd)["removed"]] == [f"bottom/{other['key']}"]
+    objects_of(one).write(f"artifacts/middle/{made['middle']['key']}/total.txt", b"7")
+    assert command(doctor_command, one, capfd, verify=True)[0] == 3
+    assert set(run(one)) == {"middle"}
+
+
 def record(store: Store, run_id: str, **more: Any) -> RunRecord:
     facts = {
         "pipeline": "toy",
