@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pipelines.runner import Console, Prepared
 
 Manifest = Mapping[str, Any]
+logger = logging.getLogger(__name__)
 
 
 class Session:
@@ -35,6 +37,7 @@ class Session:
         self.tracker = tracker
         self.console = console
         self.tags = git.commit()
+        self._renewed = time.monotonic()
         self.facts: Mapping[str, Any] = {"made_by_run": record.id, "tags": self.tags}
 
     def listener(self) -> Listener:
@@ -114,6 +117,12 @@ class Session:
 
     def _tick(self, running: Sequence[str]) -> None:
         self.console.tick(running, self.tracker.progress())
+        if time.monotonic() - self._renewed > runs.RENEW_SECONDS:
+            self._renewed = time.monotonic()
+            try:
+                runs.save(self.prepared.store, self.record.model_copy(update={"renewed_at": time.time()}))
+            except OSError as error:  # the next one may do better, and the run is worth more than its lease
+                logger.warning("the lease of run %s is not renewed: %s", self.record.id, error)
 
 
 def reused(prepared: Prepared, console: Console) -> RunRecord:

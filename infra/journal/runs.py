@@ -18,6 +18,9 @@ from infra.storage.store import Store
 from infra.tracking.spool import Spool, spools
 
 logger = logging.getLogger(__name__)
+RENEW_SECONDS = 60.0
+LEASE_SECONDS = 1800.0
+"""For how long a run of another host counts as living after it last said so; it does not while it closes itself."""
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 
@@ -50,6 +53,8 @@ class RunRecord(BaseModel):
     started_at: float
     """Unix seconds."""
     finished_at: float | None = None
+    renewed_at: float | None = None
+    """When it last said that it lives, Unix seconds."""
     process: dict[str, Any]
     root: str
     tracking_uri: str
@@ -83,11 +88,12 @@ def load_all(store: Store) -> Iterator[RunRecord]:
 
 
 def close_dead(store: Store) -> list[RunRecord]:
-    """Closes the runs whose process is gone, and returns them."""
+    """Closes the runs whose process is gone, or whose host is another and their lease ran out; returns them."""
     closed = []
     for record in load_all(store):
         process = ProcessIdentity.parse(record.process)
-        if record.status == "RUNNING" and (process is None or process.is_dead()):
+        lapsed = time.time() - (record.renewed_at or record.started_at) > LEASE_SECONDS
+        if record.status == "RUNNING" and (process is None or process.is_dead() or (lapsed and not process.is_here())):
             closed.append(close_killed(store, record))
     return closed
 
