@@ -39,6 +39,7 @@ class Session:
         self.tracker = tracker
         self.console = console
         self.tags = git.commit()
+        self._renewed = time.monotonic()
         self.facts: Mapping[str, Any] = {"made_by_run": record.id, "tags": self.tags}
         store = prepared.store
         self._delivered = Delivered.load(store.root, prepared.destination, store.objects)
@@ -129,8 +130,13 @@ class Session:
             self.console.say(f"MLflow is not told of {step} ({error}); `fromzero sync` tells it later")
 
     def _tick(self, running: Sequence[str]) -> None:
-        self.record = runs.beat(self.prepared.store, self.record)
         self.console.tick(running, self.tracker.progress())
+        if time.monotonic() - self._renewed > runs.RENEW_SECONDS:
+            self._renewed = time.monotonic()
+            try:
+                runs.save(self.prepared.store, self.record.model_copy(update={"renewed_at": time.time()}))
+            except OSError as error:  # the next one may do better, and the run is worth more than its lease
+                logger.warning("the lease of run %s is not renewed: %s", self.record.id, error)
 
 
 def reused(prepared: Prepared, console: Console) -> RunRecord:

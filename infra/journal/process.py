@@ -30,9 +30,13 @@ class ProcessIdentity:
         except (KeyError, TypeError, ValueError):
             return None
 
+    def is_here(self) -> bool:
+        """Whether it runs, or ran, on this host."""
+        return self.host == socket.gethostname()
+
     def is_dead(self) -> bool:
         """True only if it ran on this host and is gone; a process of another host may live."""
-        return self.host == socket.gethostname() and _start_time(self.pid) != self.started
+        return self.is_here() and _start_time(self.pid) != self.started
 
     def to_json(self) -> dict[str, Any]:
         """For a lock or a run's record."""

@@ -7,11 +7,9 @@ store it may be, closes it there too.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import secrets
-import socket
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,21 +17,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from infra.errors import FromzeroError
 from infra.journal.process import ProcessIdentity
 from infra.storage.files import write_json
 from infra.storage.store import Store
 from infra.tracking.spool import Spool, spools
 
 logger = logging.getLogger(__name__)
+RENEW_SECONDS = 60.0
+LEASE_SECONDS = 1800.0
+"""For how long a run of another host counts as living after it last said so; it does not while it closes itself."""
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 
 SECONDS: Any = {"ge": 0, "lt": 1e11}
 """What a clock can show."""
-BEAT_SECONDS = 60.0
-LEASE_SECONDS = 900.0
-"""After so long without a beat a run of another machine is over."""
 
 
 class StepRecord(BaseModel):
@@ -65,9 +62,9 @@ class RunRecord(BaseModel):
     started_at: float = Field(**SECONDS)
     """Unix seconds."""
     finished_at: float | None = Field(None, **SECONDS)
+    renewed_at: float | None = Field(None, **SECONDS)
+    """When it last said that it lives, Unix seconds."""
     process: dict[str, Any]
-    beat_at: float | None = Field(None, **SECONDS)
-    """When it last said that it lives: what a machine can know of the processes of another."""
     root: str
     tracking_uri: str
     run_id: str | None = None
@@ -125,30 +122,14 @@ def _parsed(files: Iterable[tuple[str, bytes]]) -> Iterator[RunRecord]:
 
 
 def close_dead(store: Store) -> list[RunRecord]:
-    """Closes the runs whose process is gone, and returns them."""
+    """Closes the runs whose process is gone, or whose host is another and their lease ran out; returns them."""
     closed = []
     for record in {record.id: record for record in (*load_all(store), *_own(store))}.values():
-        if record.status == "RUNNING" and _is_dead(record):
+        process = ProcessIdentity.parse(record.process)
+        lapsed = time.time() - (record.renewed_at or record.started_at) > LEASE_SECONDS
+        if record.status == "RUNNING" and (process is None or process.is_dead() or (lapsed and not process.is_here())):
             closed.append(close_killed(store, record))
     return closed
-
-
-def _is_dead(record: RunRecord) -> bool:
-    process = ProcessIdentity.parse(record.process)
-    if process is None or process.host == socket.gethostname():
-        return process is None or process.is_dead()
-    return time.time() - (record.beat_at or record.started_at) > LEASE_SECONDS
-
-
-def beat(store: Store, record: RunRecord) -> RunRecord:
-    """Says that a run lives, once a minute; a disk that is full keeps it to itself."""
-    now = time.time()
-    if now - (record.beat_at or record.started_at) < BEAT_SECONDS:
-        return record
-    record = record.model_copy(update={"beat_at": now})
-    with contextlib.suppress(FromzeroError):
-        save(store, record)
-    return record
 
 
 def close_killed(store: Store, record: RunRecord) -> RunRecord:

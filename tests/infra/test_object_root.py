@@ -340,7 +340,7 @@ def test_gc_keeps_what_a_run_on_another_machine_is_at(
     one, other = machines
     key = plan(one, step("top"))["top"].key
     process = {"host": "elsewhere", "pid": 1, "started": "1"}
-    runs.save(one, record(one, "20260101-000001-aaaaaa", planned={"top": key}, process=process, beat_at=time.time()))
+    runs.save(one, record(one, "20260101-000001-aaaaaa", planned={"top": key}, process=process, renewed_at=time.time()))
     objects_of(one).write(f"artifacts/top/{key}/0badbeef/half", b"x")
     (one.work_folder("top", key) / "checkpoint").write_text("x")
     one.mirror.push(one.work_folder("top", key))
