@@ -25,7 +25,8 @@ test: install lint
 	$(BIN)/python -m pytest $(ARGS)
 
 test-faults: install
-	$(BIN)/python -m pytest -m 'faults or not faults' tests/faults $(ARGS)
+	FROMZERO_TEST_AWAY_SECONDS=60 \
+	$(BIN)/python -m pytest -m 'faults or not faults' tests/faults tests/infra/test_server_restart.py $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

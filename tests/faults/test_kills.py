@@ -65,18 +65,22 @@ ENDS_THE_RUN = ("driver", "head", "raylet", "machine")
     "fault", [pytest.param(f, id=f.name, marks=() if f.name in SAMPLE else pytest.mark.faults) for f in FAULTS]
 )
 def test_a_kill_loses_nothing(fault: Fault, undisturbed: Left, tmp_path: Path) -> None:
-    ended = micro.run(tmp_path, fault)
-    assert ended.killed and ended.killed["pids"], f"the moment never came: {ended.err}"
+    ended = first = micro.run(tmp_path, fault)
+    assert first.killed and first.killed["pids"], f"the moment never came: {ended.err}"
     runs = [ended]
-    newest = newest_checkpoint(tmp_path / "root")
     if fault.victim in ENDS_THE_RUN:
         check_end(fault, ended)
         ended = micro.run(tmp_path)
         runs.append(ended)
     assert ended.code == 0, ended.err
     steps = {step["name"]: step for step in json.loads(ended.out)["steps"]}
+    newest = first.killed["checkpoint"]
     if newest is not None and steps["pretrain_mlm"]["status"] == "ran":
-        assert steps["pretrain_mlm"]["measured"]["resumed_from_step"] == newest
+        resumed = steps["pretrain_mlm"]["measured"]["resumed_from_step"]
+        if fault.victim in ENDS_THE_RUN:  # the workers may have come to one more before they ended too
+            assert resumed >= newest
+        else:
+            assert resumed == (0 if fault.name.startswith("tracker") else newest)
     left = micro.left(tmp_path / "root")
     assert left.keys == undisturbed.keys
     assert left.metrics == undisturbed.metrics
@@ -94,14 +98,3 @@ def check_end(fault: Fault, ended: Ended) -> None:
         assert ended.code == 3, ended.err
         assert len(re.findall("^error: ", ended.err, re.MULTILINE)) == 1, ended.err
         assert "Traceback" not in ended.err
-
-
-def newest_checkpoint(root: Path) -> int | None:
-    """The training step of the newest complete checkpoint of an unfinished training; 0 without any."""
-    works = list((root / "work" / "pretrain_mlm").glob("*"))
-    if not works:
-        return None
-    if (works[0] / "export").is_dir():
-        return None  # trained to its end
-    found = sorted(works[0].glob("checkpoints/step_*/manifest.json"))
-    return int(found[-1].parent.name[5:12]) if found else 0

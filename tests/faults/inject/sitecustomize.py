@@ -64,12 +64,23 @@ def kill(victim: str, folder: Path, place: str) -> None:
     else:
         found = [process for process in family if re.search(VICTIMS[victim], " ".join(process.cmdline()))]
     with (folder / "killed").open("w") as stream:
-        json.dump({"place": place, "pids": [process.pid for process in found]}, stream)
+        checkpoint = newest_checkpoint(folder.parent / "root")
+        json.dump({"place": place, "pids": [process.pid for process in found], "checkpoint": checkpoint}, stream)
         stream.flush()
         os.fsync(stream.fileno())
     found.sort(key=lambda process: process.pid == os.getpid())  # this one last
     for process in found:
         process.kill()
+
+
+def newest_checkpoint(root: Path) -> int | None:
+    """The training step of the newest complete checkpoint of an unfinished training, 0 without any; None before it has
+    begun and after it has come to its end."""
+    works = list((root / "work" / "pretrain_mlm").glob("*"))
+    if not works or (works[0] / "export").is_dir():
+        return None
+    found = sorted(works[0].glob("checkpoints/step_*/manifest.json"))
+    return int(found[-1].parent.name[5:12]) if found else 0
 
 
 if os.environ.get("FROMZERO_FAULT"):
