@@ -202,7 +202,7 @@ def _execute(prepared: Prepared, console: Console) -> Result:
     )
     runs.save(store, record)
     apply(run_environment())
-    outcome, delivery = Outcome(), None
+    outcome, delivery, is_tracked = Outcome(), None, False
     status: runs.RunStatus = "KILLED"
     try:
         with (
@@ -214,6 +214,7 @@ def _execute(prepared: Prepared, console: Console) -> Result:
             if prepared.config.cluster.address:
                 prepared = _claim_on_cluster(prepared, run, claims)
             check_resources(prepared.plan, cluster.resources)
+            is_tracked = True
             leftovers = [spool.path for spool in runs.leftover_spools(store)]
             tracker = start_tracker(run, store.root / "spool", prepared.destination, leftovers)
             session = Session(prepared, record, tracker, console)
@@ -239,7 +240,7 @@ def _execute(prepared: Prepared, console: Console) -> Result:
     finally:
         record = close(record, prepared, outcome, delivery, status)
         try:
-            if delivery is None and (store.root / "spool" / f"{run}.jsonl").exists():  # MLflow knows of it
+            if delivery is None and is_tracked:
                 runs.tell_killed(store, run)
             runs.save(store, record)
         except (

@@ -7,12 +7,13 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from components.pretraining.config import PretrainConfig, problems
-from infra.errors import ConfigError
+from infra.errors import ConfigError, DataError
 from infra.journal.step import Artifact, StepContext, StepOutput
+from infra.storage.raw import RawFile, digest_file
 from infra.tracking.records import FileRecord, ModelRecord
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
     if found:
         raise ConfigError(*found)
     if config.model.init_from and "init" not in inputs:
+        check_unchanged(context.raw.get("init_from", ()))
         check_tokenizer(Path(config.model.init_from), inputs["tokenizer"].path / "tokenizer", context.step)
     work, mirror = context.work, context.mirror
     mirror.pull(work / EXPORT_NAME)
@@ -108,6 +110,17 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
             FileRecord(path=HISTORY_NAME),
         ),
     )
+
+
+def check_unchanged(files: Iterable[RawFile]) -> None:
+    """Whether the files of a model to start from are those that the key was made of.
+
+    Raises:
+        DataError: one is not.
+    """
+    for file in files:
+        if digest_file(Path(file.path)) != file.digest:
+            raise DataError(f"{file.path}: has changed since the run was planned; run again")
 
 
 def check_tokenizer(init_from: Path, tokenizer: Path, where: str) -> None:

@@ -94,7 +94,10 @@ def resolve(
     if "://" in pattern:
         return _resolve_remote(pattern, declared, where, digests)
     path = Path(pattern).expanduser()
-    found = _named(path)
+    try:
+        found = _named(path)
+    except OSError as error:  # a name that is longer than names may be
+        raise UserError(f"{where}: {pattern} cannot be looked at: {error.strerror}") from error
     if path.is_dir():
         found = [child for child in found if declared or _known(child)]
     if not found:

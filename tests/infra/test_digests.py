@@ -66,3 +66,17 @@ def test_a_damaged_cache_is_begun_anew(tmp_path: Path, content: bytes) -> None:
     file = settled(tmp_path / "a", b"one")
     assert digests(tmp_path / "c.json", file)[1] == 1
     assert digests(tmp_path / "c.json", file)[1] == 0
+
+
+def test_what_was_read_before_a_mistake_was_found_is_remembered(tmp_path: Path) -> None:
+    file = settled(tmp_path / "a", b"one")
+    with pytest.raises(ValueError, match="wrong"), DigestCache.opened(tmp_path / "c.json") as known:
+        known.sha256(file)
+        raise ValueError("wrong")
+    assert digests(tmp_path / "c.json", file)[1] == 0
+
+
+def test_a_modification_time_in_the_future_is_no_change(tmp_path: Path) -> None:
+    file = settled(tmp_path / "a", b"one")
+    os.utime(file, (time.time() + 1e6, time.time() + 1e6))
+    assert [digests(tmp_path / "c.json", file)[1] for _ in range(2)] == [1, 0]
