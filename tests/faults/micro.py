@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -82,10 +83,8 @@ class Ended:
 
 def run(folder: Path, fault: Fault | None = None, *arguments: str) -> Ended:
     """Runs the micro pipeline on `folder`/root, to the end of its driver."""
-    meet = folder / "fault"
-    meet.mkdir(parents=True, exist_ok=True)
-    for old in meet.iterdir():
-        old.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    meet = Path(tempfile.mkdtemp(prefix="fault-", dir=folder))  # what outlives a killed run does not meet the next one
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), str(INJECT)])}
     if fault:
         environment["FROMZERO_FAULT"] = json.dumps({**asdict(fault), "folder": str(meet)})
