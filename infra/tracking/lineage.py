@@ -64,9 +64,9 @@ class Lineage:
         known = tuple(edge for edge in edges if edge[0] in nodes and edge[1] in nodes)
         return cls(nodes=tuple(nodes.values()), edges=known)
 
-    def around(self, node_id: str) -> Lineage:
-        """Only `node_id`, what it was made of, and what was made of it."""
-        keep = reach([node_id], self.edges) | reach([node_id], [(b, a) for a, b in self.edges])
+    def around(self, *ids: str) -> Lineage:
+        """Only the nodes `ids`, what they were made of, and what was made of them."""
+        keep = reach(ids, self.edges) | reach(ids, [(b, a) for a, b in self.edges])
         return Lineage(
             nodes=tuple(node for node in self.nodes if node.id in keep),
             edges=tuple(edge for edge in self.edges if edge[0] in keep and edge[1] in keep),

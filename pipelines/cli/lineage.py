@@ -35,7 +35,7 @@ def lineage_command(target: str, pipeline: str, overrides: list[str], *, as_json
         node = next((node for node in graph.nodes if node.id == found.node), None)
         if node is None:
             raise UserError(f"{target} lies under another root: add storage.root={found.store.uri}")
-        part = graph.around(node.id)
+        part = graph.around(node.id, *found.others)
         if html:
             if not html.parent.is_dir():
                 raise UserError(f"--html: {html.parent} is no folder")
@@ -47,7 +47,8 @@ def lineage_command(target: str, pipeline: str, overrides: list[str], *, as_json
             emit_json({"target": node.id, "errors": [], "edges": edges, "nodes": nodes})
         elif not html:
             console = stdout_console()
-            console.print(_tree("made from", node, part.nodes, [(b, a) for a, b in part.edges]))
+            for end in [one for one in part.nodes if one.id in (*found.others, node.id)]:
+                console.print(_tree("made from", end, part.nodes, [(b, a) for a, b in part.edges]))
             if any(source == node.id for source, _ in part.edges):
                 console.print(_tree("used by", node, part.nodes, part.edges))
         return 0

@@ -34,6 +34,8 @@ class Found:
 
     node: str
     """Its id in the lineage graph."""
+    others: tuple[str, ...] = ()
+    """Of a run that ends in several steps, those beside `node`."""
     made_by: tuple[Manifest, ...]
     """The step that made it; of a run, those that made models. A raw file has none."""
     store: Store
@@ -108,7 +110,9 @@ class Targets:
             if done and target in (run.id, run.run_id):
                 made = [one for _, one in done]
                 models = [one for one in made if any(record["type"] == "model" for record in one["records"])]
-                yield Found(node=_step_node(made[-1]), made_by=tuple(models or made), store=self.store)
+                taken = {entry["key"] for one in made for entry in one["inputs"].values()}
+                *others, last = [_step_node(one) for one in made if one["key"] not in taken]
+                yield Found(node=last, others=tuple(others), made_by=tuple(models or made), store=self.store)
             for run_id, one in done:
                 if target == run_id:
                     yield Found(node=_step_node(one), made_by=(one,), store=self.store)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from infra.journal import runs
 from infra.storage import manifest
 from infra.storage.files import sha256
 from infra.storage.store import Store
@@ -222,3 +223,18 @@ def test_a_raw_file_has_no_difference_and_a_missing_side_is_asked_for(fromzero: 
     refused = fromzero("lineage", "diff", "a.txt", "toy-classifier")
     assert refused.code == 2 and "a.txt is a raw file" in refused.err
     assert json.loads(fromzero("lineage", "diff", "--json").out)["errors"] == ["Missing argument 'B'."]
+
+
+def test_a_run_that_ends_in_several_steps_shows_them_all(fromzero: Fromzero, root: Path, keys: Keys) -> None:
+    """As one that failed in a branch, or had `--until`: not the last of its steps alone."""
+    store = Store.open(str(root / "root"))
+    whole = next(record for record in runs.load_all(store) if record.id == "r2")
+    ends = {keys[run]["classify"] for run in ("r1", "r2")}
+    steps = [step.model_copy(update={"key": key}) for key in ends for step in whole.steps if step.name == "classify"]
+    runs.save(store, whole.model_copy(update={"id": "both", "run_id": None, "steps": steps}))
+    try:
+        nodes = {node["id"] for node in fromzero("lineage", "both", "--json").json["nodes"]}
+        assert {f"classify/{key}" for key in ends} <= nodes
+        assert fromzero("lineage", "both").out.count("made from") == 2
+    finally:
+        runs.path_of(store, "both").unlink()
