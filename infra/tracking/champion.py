@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlparse
 from infra.errors import DamagedArtifactError, FromzeroError, InfrastructureError, UserError
 from infra.storage.manifest import check_artifact
 from infra.tracking.tracker import Destination
-from infra.tracking.writer import KEY_TAG, URI_TAG
+from infra.tracking.writer import ID_TAG, KEY_TAG, URI_TAG
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +31,17 @@ class Champion:
     """What holds the folder, if it was downloaded; goes with this value."""
 
 
-def find_champion(destination: Destination, name: str, alias: str = "champion") -> Champion:
+def find_champion(
+    destination: Destination, name: str, alias: str = "champion", *, root: Path | None = None
+) -> Champion:
     """The version of registered model `name` that has `alias`; its files are downloaded if they are not here, or not as
     they were made.
+
+    Args:
+        destination: the MLflow store.
+        name: of the registered model.
+        alias: of the version.
+        root: where artifacts lie, which may have been moved since.
 
     Raises:
         UserError: no such model or alias.
@@ -42,6 +50,8 @@ def find_champion(destination: Destination, name: str, alias: str = "champion") 
     version = find_version(destination, name, alias=alias)
     key, copy = version.tags.get(KEY_TAG, ""), None
     folder = _local(version.tags.get(URI_TAG, ""))
+    moved = root.glob(f"artifacts/*/{version.tags.get(ID_TAG, '')}") if root and key and not folder.is_dir() else ()
+    folder = next(iter(moved), folder)
     try:
         is_here = check_artifact(folder, key)
     except DamagedArtifactError as error:

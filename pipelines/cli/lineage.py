@@ -37,8 +37,8 @@ def lineage_command(target: str, pipeline: str, overrides: list[str], *, as_json
             raise UserError(f"{target} lies under another root: add storage.root={found.store.uri}")
         part = graph.around(node.id, *found.others)
         if html:
-            if not html.parent.is_dir():
-                raise UserError(f"--html: {html.parent} is no folder")
+            if not html.parent.is_dir() or html.is_dir():
+                raise UserError(f"--html: {html} is a folder, or lies in none; name a file")
             write_atomic(html, render(_linked(part, targets), about=target, target=node.id).encode("utf-8"))
             say(f"{len(part.nodes)} nodes in {html}")
         if as_json:

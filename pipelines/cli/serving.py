@@ -44,7 +44,8 @@ def predict_command(arguments: list[str], model: str | None, *, as_json: bool) -
         from components.finetuning.predict import Classifier
         from infra.tracking.champion import find_champion
 
-        champion = find_champion(destination(config.tracking, store.root), model or config.finetune.registered_model)
+        target = destination(config.tracking, store.root)
+        champion = find_champion(target, model or config.finetune.registered_model, root=store.root)
         empty = [str(number) for number, text in enumerate(given, start=1) if not clean(text)]
         if empty:
             raise UserError(f"nothing to classify in text {', '.join(empty)}: it is empty")

@@ -73,6 +73,17 @@ def test_a_champion_whose_files_are_gone_or_damaged_comes_from_mlflow(
         shutil.copytree(sound, folder.parent)
 
 
+def test_a_champion_is_found_under_a_root_that_was_moved(delivered: tuple[Destination, Path], tmp_path: Path) -> None:
+    target, folder = delivered
+    place = tmp_path / "artifacts" / "finetune" / folder.parent.name
+    shutil.copytree(folder.parent, place)
+    away = folder.parent.rename(folder.parent.with_name("away"))
+    try:
+        assert find_champion(target, "toy-classifier", root=tmp_path).folder == place / "model"
+    finally:
+        away.rename(folder.parent)
+
+
 def test_a_name_that_is_not_registered_is_answered_with_those_that_are(delivered: tuple[Destination, Path]) -> None:
     known = r"no registered model nobody@champion .*; registered there: (.+, )?toy-classifier\b"  # others' on a server
     with pytest.raises(UserError, match=known):
