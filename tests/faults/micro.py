@@ -197,11 +197,13 @@ def _curves(database: sqlite3.Connection, deterministic: set[str]) -> dict[str, 
     names = dict(database.execute("SELECT run_uuid, value FROM tags WHERE key = 'fromzero.id'").fetchall())
     assert len(set(names.values())) == len(names), "two MLflow runs with one id"
     finished = [row[0] for row in database.execute("SELECT run_uuid FROM runs WHERE status = 'FINISHED'")]
+    ended_well = {names[run_id] for run_id in finished}
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for run_id in finished:
         _, _, name = names[run_id].partition("/")
-        if not name:
-            continue  # the pipeline's own run
+        step = "/".join(names[run_id].split("/")[:2])
+        if not name or step not in ended_well:
+            continue  # the pipeline's own run; a trial that had ended when its step was killed
         query = "SELECT key, step, value FROM metrics WHERE run_uuid = ? ORDER BY key, step"
         for metric, step, value in database.execute(query, (run_id,)):
             if metric.removeprefix("model_") in deterministic:
