@@ -44,7 +44,7 @@ from pipelines.llm import build
 
 STEP = "pretrain_mlm"
 TRACKER = "ray::TrackerActor"
-TRAINING = ("ray::RayTrainWorker", "ray::UnitTrainable")
+TRAINING = ("ray::RayTrainWorker", "ray::ResourceTrainable")
 """Workers of the three trainings, and the processes of the sweep."""
 PROJECT = Path(__file__).resolve().parents[2]
 CALLS = 500
