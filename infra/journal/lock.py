@@ -23,6 +23,8 @@ from infra.errors import LockedError
 from infra.journal.process import ProcessIdentity
 from infra.storage.files import storage_error
 
+HOLDER_BYTES = 512
+"""Of what a lock's file says of its holder, blanks included."""
 GC = "gc.lock"
 """The lock of a whole root, in its folder of locks."""
 
@@ -89,12 +91,12 @@ def _held(path: Path, operation: int, refusal: str, wait_seconds: float = 0) -> 
     try:
         while not _taken(descriptor, operation):
             if time.monotonic() >= deadline:
-                holder = _holder(descriptor) or "another process"
+                holder = _awaited_holder(descriptor) or "another process"
                 raise LockedError(f"{refusal} {holder}; wait for it, or stop it, then run again")
             time.sleep(0.05)
         last = _holder(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(ProcessIdentity.current().to_json()).encode(), 0)
+        told = json.dumps(ProcessIdentity.current().to_json()).encode()
+        os.pwrite(descriptor, told.ljust(HOLDER_BYTES), 0)  # in one piece: a reader sees this holder or the one before
         yield last
     finally:
         os.close(descriptor)
@@ -108,8 +110,18 @@ def _taken(descriptor: int, operation: int) -> bool:
     return True
 
 
+def _awaited_holder(descriptor: int) -> ProcessIdentity | None:
+    """Who holds a lock, which may have been taken a moment ago and not say so yet."""
+    for _ in range(20):
+        holder = _holder(descriptor)
+        if holder is not None:
+            return holder
+        time.sleep(0.05)
+    return None
+
+
 def _holder(descriptor: int) -> ProcessIdentity | None:
     try:
-        return ProcessIdentity.parse(json.loads(os.pread(descriptor, 4096, 0)))
+        return ProcessIdentity.parse(json.loads(os.pread(descriptor, HOLDER_BYTES, 0)))
     except ValueError:
         return None
