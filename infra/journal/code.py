@@ -8,8 +8,10 @@ retrains nothing.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,25 @@ from infra.errors import FromzeroError
 PROJECT = Path(__file__).resolve().parents[2]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Module:
+    """What there is to know of one file."""
+
+    digest: str
+    """32 hex characters."""
+    definitions: Mapping[str, str]
+    """12 hex characters of each function, method and class."""
+    imports: tuple[str, ...]
+    """Names that may be modules of the same package."""
+
+
 def code_digests(module: str, project: Path = PROJECT) -> dict[str, str]:
     """32-hex digest of each module of its package that `module` reaches by import, itself included, by name.
 
     Raises:
         FromzeroError: `module` is not a file of the project, or a file is not Python.
     """
-    return {name: tree_digest(tree) for name, tree in _reached(module, project).items()}
+    return {name: found.digest for name, found in _reached(module, project).items()}
 
 
 def definition_digests(module: str, project: Path = PROJECT) -> dict[str, dict[str, str]]:
@@ -36,11 +50,41 @@ def definition_digests(module: str, project: Path = PROJECT) -> dict[str, dict[s
     Raises:
         FromzeroError: as `code_digests`.
     """
-    return {name: dict(_definitions(tree)) for name, tree in _reached(module, project).items()}
+    return {name: dict(found.definitions) for name, found in _reached(module, project).items()}
+
+
+def _reached(module: str, project: Path) -> dict[str, _Module]:
+    """`module` and the modules of its package that it reaches by import, by name, in order."""
+    found: dict[str, _Module] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _path(name, project)
+        if name in found or path is None:
+            continue
+        try:
+            found[name] = _analysed(path.read_text("utf-8"), name, path.name == "__init__.py")
+        except (OSError, SyntaxError) as error:
+            raise FromzeroError(f"{path} cannot be read as Python: {error}") from error
+        waiting.extend(found[name].imports)
+    if module not in found:
+        raise FromzeroError(f"step code {module} is not a module under {project}")
+    return dict(sorted(found.items()))
+
+
+@functools.lru_cache(maxsize=1024)  # by content: the steps of a pipeline share most of their code
+def _analysed(text: str, name: str, is_package: bool) -> _Module:
+    """Raises SyntaxError if `text` is not Python."""
+    tree = ast.parse(text)
+    imports = tuple(dict.fromkeys(_imports(tree, name, is_package)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [child for child in node.body if not _is_docstring(child)] or [ast.Pass()]
+    return _Module(digest=_digest(tree)[:32], definitions=dict(_definitions(tree)), imports=imports)
 
 
 def _definitions(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    tree_digest(tree)  # drops docstrings
+    """Of a tree without docstrings, which it takes apart."""
     outside: list[ast.stmt] = []
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -54,34 +98,6 @@ def _definitions(tree: ast.Module) -> Iterator[tuple[str, str]]:
         else:
             outside.append(node)
     yield "(module)", _digest(ast.Module(body=outside, type_ignores=[]))[:12]
-
-
-def _reached(module: str, project: Path) -> dict[str, ast.Module]:
-    """Syntax trees of `module` and the modules of its package that it reaches by import, by name, in order."""
-    trees: dict[str, ast.Module] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        path = _path(name, project)
-        if name in trees or path is None:
-            continue
-        try:
-            tree = ast.parse(path.read_text("utf-8"), filename=str(path))
-        except (OSError, SyntaxError) as error:
-            raise FromzeroError(f"{path} cannot be read as Python: {error}") from error
-        waiting.extend(_imports(tree, name, is_package=path.name == "__init__.py"))
-        trees[name] = tree
-    if module not in trees:
-        raise FromzeroError(f"step code {module} is not a module under {project}")
-    return dict(sorted(trees.items()))
-
-
-def tree_digest(tree: ast.Module) -> str:
-    """32-hex digest of a syntax tree without docstrings and positions."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [child for child in node.body if not _is_docstring(child)] or [ast.Pass()]
-    return _digest(tree)[:32]
 
 
 def _digest(node: ast.AST) -> str:
