@@ -214,7 +214,7 @@ def deliver(
     told: list[messages.Message] = []
     for manifest, alias in [*((one, False) for one in past), *((one, True) for one in current)]:
         folder = store.artifact_folder(manifest["step"], manifest["key"])
-        if store.objects is None or manifest["key"] in wanted:
+        if manifest["key"] in wanted:
             try:
                 store.fetch(manifest["step"], manifest["key"])
             except DamagedArtifactError as error:
@@ -245,19 +245,16 @@ def deliver(
 
 
 def _wanted(store: Store, target: Destination, manifests: Sequence[Manifest]) -> set[str]:
-    """Keys of the artifacts on an object store whose files MLflow may want."""
+    """Keys of the artifacts that must be here and sound before MLflow is told of them: those with a registered model,
+    whose files it takes; on an object store also those that it does not know, whose small files it takes."""
+    models = {m["key"] for m in manifests if any(record.get("registered_name") for record in m["records"])}
     if store.objects is None:
-        return set()
+        return models
     try:
         writer = target.open()
-        return {
-            manifest["key"]
-            for manifest in manifests
-            if any(record.get("registered_name") for record in manifest["records"])
-            or writer.find_step(manifest["key"]) is None
-        }
+        return models | {m["key"] for m in manifests if writer.find_step(m["key"]) is None}
     except Exception:  # telemetry boundary: MLflow raises whatever its network raises, and so will the delivery
-        return set()
+        return models
 
 
 def latest_and_past(store: Store) -> tuple[list[Manifest], list[Manifest]]:

@@ -125,8 +125,8 @@ class Connection:
                 self._writer.forget()
             try:
                 yield self._writer
-            except Exception:
-                self._writer = None  # what was known of the store may be wrong now: look again
+            except Exception:  # whatever it was, what was known of the store may be wrong now: look again
+                self._writer = None
                 raise
 
 
