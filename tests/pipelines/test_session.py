@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from infra.journal.execution import Execution
 from infra.journal.process import ProcessIdentity
 from infra.journal.runs import RunRecord, StepRecord
 from infra.storage.store import Store
+from infra.tracking.config import TrackingConfig
+from infra.tracking.locations import destination
 from pipelines.compose import load_config
 from pipelines.runner import execute, prepare
-from pipelines.session import latest_and_past
+from pipelines.session import deliver, latest_and_past
 
 CHAMPION = {"type": "model", "registered_name": "m", "alias": "champion", "path": "model", "name": "m", "task": "t"}
 
@@ -38,7 +41,9 @@ def store(tmp_path: Path) -> Store:
 def made(store: Store, step: str, key: str, finished_at: float, records: list[Any]) -> None:
     content: dict[str, Any] = {name: {} for name in ("identity", "inputs", "raw", "metrics", "measured")}
     content |= {"step": step, "key": key, "made_by_run": "r", "finished_at": finished_at, "records": records}
-    store.commit(store.begin(step, key), step, key, content)
+    folder = store.begin(step, key)
+    (folder / "weights").write_text("weights")
+    store.commit(folder, step, key, content)
 
 
 def ran(store: Store, run: str, *steps: tuple[str, str]) -> None:
@@ -105,3 +110,16 @@ def test_a_run_that_breaks_off_is_closed_in_its_record_and_in_mlflow(
     left = [json.loads(line) for path in (store.root / "spool").glob("*.jsonl") for line in path.open()]
     ends = [message["kind"] for message in left if message["kind"] in ("kill", "end")]
     assert ends or record.run_id, "MLflow would show it as running for ever"
+
+
+def test_a_damaged_model_is_neither_told_nor_registered(
+    store: Store, empty_mlflow: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(empty_mlflow, store.root / "mlflow.db")
+    target = destination(TrackingConfig(), store.root)
+    made(store, "finetune", "a" * 32, 1.0, [CHAMPION])
+    (store.artifact_folder("finetune", "a" * 32) / "weights").write_text("other")
+    delivery = deliver(store, target, [], list(store.manifests()))
+    assert delivery.complete and not delivery.run_ids
+    assert "weights is missing or has another size" in caplog.text
+    assert not target.open().client.search_registered_models()
