@@ -30,7 +30,7 @@ from infra.storage.files import fsync, storage_error, write_atomic, write_json
 from infra.storage.mirror import MARK, PREFIX, Mirror
 from infra.storage.objects import SCHEMES, ObjectStore
 
-DAMAGED, REMOVED = "damaged-", "removed-"
+DAMAGED, REMOVED = MARK, "removed-"
 """How the names begin, under temporary/, of what cannot be trusted and of what is being deleted."""
 logger = logging.getLogger(__name__)
 COPIES = Path("~/.cache/fromzero")
