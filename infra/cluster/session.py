@@ -66,19 +66,23 @@ def ray_session(config: ClusterConfig) -> Iterator[Cluster]:
         yield Cluster(resources=ray.cluster_resources(), watch=RayWatch(None, worker.global_worker.gcs_client))
         return
     project = Path(__file__).resolve().parents[2]
-    runtime_env = {"env_vars": {**environment, "PYTHONPATH": _python_path(project)}}
+    path = {"PYTHONPATH": _python_path(project)}
+    local = path | {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # a process that watches nodes for a notice to leave
     try:
         if config.address:
+            runtime_env = {"env_vars": environment | path}
             ray.init(address=config.address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            ray.init(
-                num_cpus=int(available_cpus(config)),
-                object_store_memory=config.object_store_memory_mib * MIB,
-                include_dashboard=False,
-                runtime_env=runtime_env,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            # What a local Ray starts has this process's variables. With a runtime_env each of its processes would
+            # start twice (a second of CPU), and none of those that Ray starts in advance would fit.
+            with _variables(local):
+                ray.init(
+                    num_cpus=int(available_cpus(config)),
+                    object_store_memory=config.object_store_memory_mib * MIB,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = config.address or "a local Ray"
         raise InfrastructureError(f"cluster.address: {where} does not start or answer: {error}") from error
@@ -90,6 +94,18 @@ def ray_session(config: ClusterConfig) -> Iterator[Cluster]:
             yield Cluster(resources=ray.cluster_resources(), watch=watch)
     finally:
         _abandon(node) if watch.lost else ray.shutdown()
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """The environment has `values` in the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _abandon(node: Any) -> None:

@@ -31,6 +31,7 @@ from typing import Any
 
 from infra.errors import FromzeroError, StorageError
 from infra.storage.manifest import check_artifact
+from infra.tracking.flavor import link_model_folder
 from infra.tracking.lineage import Lineage
 from infra.tracking.page import render
 from infra.tracking.records import ModelRecord, PromptRecord
@@ -250,18 +251,9 @@ class Writer:
     def _upload(self, model_id: str, record: ModelRecord, path: Path) -> None:
         if not path.is_dir():
             raise StorageError(f"{path} is gone before it was delivered to MLflow")
-        import mlflow.transformers
-        import transformers
-
-        # MLflow 3.17 fails on a folder's name with transformers 5 ('str' object has no attribute '__name__').
-        classes = {"text-classification": "AutoModelForSequenceClassification", "fill-mask": "AutoModelForMaskedLM"}
-        model = getattr(transformers, classes.get(record.task, "AutoModelForCausalLM")).from_pretrained(path)
-        parts = {"model": model, "tokenizer": transformers.AutoTokenizer.from_pretrained(path)}
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "model"
-            mlflow.transformers.save_model(
-                parts, str(target), task=record.task, pip_requirements=["transformers", "torch", "safetensors"]
-            )
+            link_model_folder(path, target, record.task)
             self.client.log_model_artifacts(model_id, str(target))
 
     def _link_output(self, run_id: str, model_id: str) -> None:
