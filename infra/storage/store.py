@@ -56,12 +56,13 @@ class Store:
     objects: ObjectStore | None = None
 
     @classmethod
-    def open(cls, root: str, local: str | None = None) -> Store:
+    def open(cls, root: str, local: str | None = None, *, writes: bool = True) -> Store:
         """The store at `root`, its folders made.
 
         Args:
             root: a folder, or a URI of an object store.
             local: the folder of this machine that stands for a root on an object store.
+            writes: False for who only looks: a folder is neither made nor tried.
 
         Raises:
             UserError: `root` is not a folder that can be written, or no bucket; or `local` stands for another root.
@@ -77,6 +78,8 @@ class Store:
         objects = ObjectStore.open(root) if is_uri(root) else None
         path = folder_of(root, local)
         store = cls(root=path, objects=objects)
+        if not writes and not objects and (path.is_dir() or not path.exists()):
+            return store
         try:
             if objects:
                 _claim(path, objects.uri)

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlparse
 from infra.errors import DamagedArtifactError, FromzeroError, InfrastructureError, UserError
 from infra.storage.manifest import check_artifact
 from infra.tracking.tracker import Destination
-from infra.tracking.writer import ID_TAG, KEY_TAG, URI_TAG
+from infra.tracking.writer import ID_TAG, IS_PROMPT_TAG, KEY_TAG, URI_TAG
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +66,14 @@ def find_champion(
     return Champion(name=name, version=str(version.version), key=key, folder=folder, copy=copy)
 
 
-def find_version(destination: Destination, name: str, *, alias: str | None = None, number: str | None = None) -> Any:
-    """The version of registered model `name` that has `alias`, or that with `number`, as MLflow tells it.
+def find_version(
+    destination: Destination, name: str, *, alias: str | None = None, number: str | None = None, prompt: bool = False
+) -> Any:
+    """The version of registered model `name` that has `alias`, or that with `number`, as MLflow tells it; with `prompt`,
+    of the registered prompt.
 
     Raises:
-        UserError: no such model, alias or version; says which there are.
+        UserError: no such model or prompt, alias or version; says which there are.
         InfrastructureError: MLflow does not answer.
     """
     from mlflow.exceptions import MlflowException
@@ -79,15 +82,16 @@ def find_version(destination: Destination, name: str, *, alias: str | None = Non
         raise UserError(f"no model is registered under {destination.uri}; make one first: fromzero run")
     try:
         client = destination.open().client
+        by_alias = client.get_prompt_version_by_alias if prompt else client.get_model_version_by_alias
+        by_number = client.get_prompt_version if prompt else client.get_model_version
         try:
-            return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+            return by_alias(name, alias) if alias else by_number(name, number)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             wanted = f"{name}@{alias}" if alias else f"{name}/{number}"
-            raise UserError(
-                f"no registered model {wanted} in {destination.uri}; {_registered(client, name)}"
-            ) from error
+            kind, there = ("prompt", _prompts(client, name)) if prompt else ("model", _registered(client, name))
+            raise UserError(f"no registered {kind} {wanted} in {destination.uri}; {there}") from error
     except FromzeroError:
         raise
     except Exception as error:  # telemetry boundary: MLflow raises whatever its database or network raises
@@ -101,6 +105,12 @@ def _registered(client: Any, name: str) -> str:
         return f"registered there: {', '.join(models)}" if models else "none is registered"
     versions = ", ".join(str(version.version) for version in client.search_model_versions(f"name = '{name}'"))
     return f"its versions are {versions or 'none'}, its aliases {', '.join(models[name].aliases) or 'none'}"
+
+
+def _prompts(client: Any, name: str) -> str:
+    """What there is in place of a wrong alias or version of a prompt."""
+    versions = client.search_model_versions(f"name = '{name}' and tags.`{IS_PROMPT_TAG}` = 'true'")
+    return f"its versions are {', '.join(str(version.version) for version in versions) or 'none'}"
 
 
 def _download(source: str, tracking_uri: str, target: str) -> Path:

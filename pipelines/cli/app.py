@@ -149,8 +149,8 @@ def lineage(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="a registered model (NAME, NAME@ALIAS or NAME/VERSION), prompt, step, key, run, raw file, data set as "
-            "MLflow names it, or folder of an artifact",
+            help="a registered model or prompt (NAME, NAME@ALIAS or NAME/VERSION), step, key, run, raw file, data set "
+            "as MLflow names it, or folder of an artifact",
         ),
     ],
     arguments: Arguments = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import NoReturn
 
@@ -21,8 +22,9 @@ def status_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoR
 
     def work() -> int:
         config = load_config(pipeline, overrides)
-        store = Store.open(config.storage.root, config.storage.local)
-        runs.close_dead(store)
+        store = Store.open(config.storage.root, config.storage.local, writes=False)
+        if store.objects or os.access(store.root, os.W_OK):  # in somebody else's root, its owner's next run does it
+            runs.close_dead(store)
         records = list(runs.load_all(store))
         if as_json:
             documents = [record.model_dump(mode="json") for record in records[:MAX_ROWS]]
@@ -44,7 +46,8 @@ def status_command(pipeline: str, overrides: list[str], *, as_json: bool) -> NoR
                 f"{made} ran, {len(record.steps) - made} other",
                 "; ".join(record.errors),
             )
-        stdout_console().print(table if records else f"no runs under {store.uri}")
+        nothing = f"no runs under {store.uri}" + ("" if store.root.is_dir() else ", which does not exist")
+        stdout_console().print(table if records else nothing)
         return 0
 
     guarded(work, as_json=as_json, frame={"root": None, "runs": []})

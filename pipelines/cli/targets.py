@@ -25,7 +25,8 @@ LEAST_DIGITS = 8
 """Of a key or digest that is cut short."""
 MOST_NAMES = 12
 """Of each kind, in the answer to a wrong target."""
-VERSION = re.compile(r"(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<number>\d+))")
+VERSION = re.compile(r"(?:(?:models|prompts):/)?(?P<name>[^@/:]+)(?:@(?P<alias>[^@/]+)|/(?P<number>\d+))")
+"""Of a registered model or prompt, also in the form of MLflow's URIs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +59,7 @@ class Targets:
     @classmethod
     def of(cls, config: PipelineConfig) -> Targets:
         """All that lies under `storage.root`."""
-        store = Store.open(config.storage.root, config.storage.local)
+        store = Store.open(config.storage.root, config.storage.local, writes=False)
         return cls(store=store, config=config, newest=list(store.manifests()))
 
     def find(self, target: str) -> Found:
@@ -132,12 +133,16 @@ class Targets:
             return
         apply(run_environment())
         where = destination(self.config.tracking, self.store.root)
-        version = find_version(where, named["name"], alias=named["alias"], number=named["number"])
+        prompts = {record["name"] for one in self.newest for record in one["records"] if record["type"] == "prompt"}
+        is_prompt = named["name"] in prompts
+        version = find_version(where, named["name"], alias=named["alias"], number=named["number"], prompt=is_prompt)
         key = version.tags.get(KEY_TAG)
-        for one in self.newest:
+        for one in (one for one in self.newest if one["key"] == key):
             for record in one["records"]:
-                if one["key"] == key and record["type"] == "model" and record["registered_name"] == named["name"]:
+                if record["type"] == "model" and record["registered_name"] == named["name"]:
                     yield Found(node=_model_node(one, record), made_by=(one,), store=self.store)
+                elif record["type"] == "prompt" and record["name"] == named["name"]:
+                    yield Found(node=f"prompt/{key}/{record['name']}", made_by=(one,), store=self.store)
         raise UserError(
             f"{target} was made by the step with key {key}, which is not under {self.store.uri}; "
             f"it was made at {version.tags.get(URI_TAG, 'a place that its tags do not tell')}"

@@ -183,7 +183,7 @@ def test_versions_and_aliases_are_asked_of_mlflow(root: Path, keys: Keys, fromze
     client.set_registered_model_alias("toy-classifier", "champion", "1")
     found = fromzero("lineage", "diff", "toy-classifier@champion", "toy-classifier/2", "--json").json
     assert [found[side]["made_by"][0]["key"] for side in ("a", "b")] == [keys[run]["classify"] for run in ("r1", "r2")]
-    node = fromzero("lineage", "toy-classifier@champion", "--json").json["target"]
+    node = fromzero("lineage", "models:/toy-classifier@champion", "--json").json["target"]
     assert node == f"model/{keys['r1']['classify']}/model"
     last = manifest.read(root / "root" / "artifacts" / "classify" / keys["r1"]["classify"])
     Delivered.load(root / "root", where).add([last], {"r1/classify": "a run of MLflow"})
@@ -200,6 +200,29 @@ def test_versions_and_aliases_are_asked_of_mlflow(root: Path, keys: Keys, fromze
     ):
         refused = fromzero("lineage", "diff", target, "toy-classifier")
         assert refused.code == 2 and told in refused.err and len(refused.err.splitlines()) == 1, refused.err
+
+
+def test_a_version_of_a_prompt_is_found_in_any_form(root: Path, keys: Keys, fromzero: Fromzero) -> None:
+    uri = f"sqlite:///{root}/root/mlflow.db"
+    client = Destination(uri=uri, experiment="fromzero", artifact_location=None).open().client
+    client.create_prompt("toy-prompt")
+    for run in ("r1", "r2"):
+        client.create_prompt_version("toy-prompt", "{{text}}", tags={KEY_TAG: keys[run]["judge"]})
+    client.set_prompt_alias("toy-prompt", "best", 1)
+    for target, run in (("toy-prompt/2", "r2"), ("prompts:/toy-prompt/1", "r1"), ("prompts:/toy-prompt@best", "r1")):
+        found = fromzero("lineage", target, "--json")
+        assert found.code == 0, found.err
+        assert found.json["target"] == f"prompt/{keys[run]['judge']}/toy-prompt"
+    for wrong in ("toy-prompt/3", "toy-prompt@worst"):
+        refused = fromzero("lineage", wrong)
+        assert refused.code == 2 and "its versions are 2, 1\n" in refused.err, refused.err
+
+
+@pytest.mark.parametrize("command", [("lineage", "toy-classifier"), ("status",)])
+def test_who_only_looks_makes_no_folder(command: tuple[str, ...], fromzero: Fromzero, tmp_path: Path) -> None:
+    done = fromzero(*command, at=tmp_path / "typo")
+    assert "typo" in done.out + done.err
+    assert not (tmp_path / "typo").exists()
 
 
 @pytest.mark.parametrize(
