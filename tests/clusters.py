@@ -88,11 +88,11 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def ray_cluster_of_three() -> Iterator[Cluster]:
-    """A head and two nodes, for as long as the block lasts; no process is left."""
+def ray_cluster_of_three(variables: Mapping[str, str]) -> Iterator[Cluster]:
+    """A head and two nodes, for as long as the block lasts, with `variables` on each; no process is left."""
     with tempfile.TemporaryDirectory(prefix="fz", ignore_cleanup_errors=True) as name:  # short: sockets lie in it
         environment = {variable: value for variable, value in os.environ.items() if variable not in UNSET}
-        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        environment |= {**variables, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         url = f"http://127.0.0.1:{free_port()}"
         cluster = Cluster(Path(name), url, f"{_own_address()}:{free_port()}", environment)

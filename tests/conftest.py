@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,15 +17,30 @@ from tests.servers import MlflowServer, postgresql
 apply(run_environment())
 
 
+SHARED = {name: name for name in ("smoke", "undisturbed", "mlflow_server", "ray_cluster")} | {"store": "mlflow_server"}
+"""Fixtures of the session that take longest to make: what needs one of them stays in one process."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first, then those on a server or on Ray, then whole pipelines; a slow suite should fail early."""
+    """Fast tests first, then those on a server or on Ray, then whole pipelines; a slow suite should fail early.
+
+    Of the processes that `make test` has, one makes each shared fixture; all else is dealt out by file.
+    """
+
+    def shared(item: pytest.Item) -> str | None:
+        fixtures: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
+        there = {name for name, found in fixtures.items() if found[-1].scope == "session"}
+        return next((SHARED[name] for name in SHARED if name in there), None)
 
     def cost(item: pytest.Item) -> int:
-        names = getattr(item, "fixturenames", ())
+        name = shared(item)
         if item.get_closest_marker("slow"):
-            return 3
-        return 2 if "ray_cluster" in names else int("mlflow_server" in names or "postgresql" in item.name)
+            return 3 if name == "smoke" else 4  # the longest first, so that the processes end together
+        return 2 if name == "ray_cluster" else int(name == "mlflow_server")
 
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(shared(item) or str(item.path)))
     items.sort(key=cost)
 
 
@@ -51,19 +67,24 @@ def s3_server() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture
-def s3_uri(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty prefix there; the environment of this process and its children leads to it."""
-    from pyarrow.fs import FileSystem
-
-    variables = {
+@pytest.fixture(scope="session")
+def s3_variables(s3_server: str) -> Mapping[str, str]:
+    """What leads there."""
+    return {
         "AWS_ENDPOINT_URL": s3_server,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    for name, value in variables.items():
+
+
+@pytest.fixture
+def s3_uri(s3_variables: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty prefix there; the environment of this process and its children leads to it."""
+    from pyarrow.fs import FileSystem
+
+    for name, value in s3_variables.items():
         monkeypatch.setenv(name, value)
     filesystem, bucket = FileSystem.from_uri("s3://fromzero-test?allow_bucket_creation=true")
     filesystem.create_dir(bucket)

@@ -69,8 +69,8 @@ def find_champion(
 def find_version(
     destination: Destination, name: str, *, alias: str | None = None, number: str | None = None, prompt: bool = False
 ) -> Any:
-    """The version of registered model `name` that has `alias`, or that with `number`, as MLflow tells it; with `prompt`,
-    of the registered prompt.
+    """The version of registered model `name` that has `alias`, or that with `number`, as MLflow tells it; of the
+    registered prompt where `prompt` is true.
 
     Raises:
         UserError: no such model or prompt, alias or version; says which there are.

@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.table import Table
 
 from infra.cluster.jobs import Jobs, Submission
 from infra.cluster.sources import sources
-from infra.errors import StorageError, UserError
+from infra.errors import FromzeroError, UserError
 from infra.journal import runs
 from infra.journal.runs import RunRecord
 from infra.storage.store import Store
@@ -128,14 +127,18 @@ def _problem(one: Submission) -> str | None:
 
 def _record(one: Submission) -> RunRecord | None:
     """The run of a submission, where its root is reachable from here; one whose job is over is closed."""
-    if one.root is None or not (Path(one.root) / "runs").is_dir():
+    if one.root is None:
         return None
-    store = Store(root=Path(one.root))
-    record = next((record for record in runs.load_all(store) if record.submission_id == one.id), None)
+    try:
+        store = Store.open(one.root, writes=False)
+        record = next((record for record in runs.load_all(store) if record.submission_id == one.id), None)
+    except FromzeroError as error:
+        say(f"the run of {one.id} cannot be seen from here: {error}")
+        return None
     if record is not None and record.status == "RUNNING" and one.has_ended:
         try:
             return runs.close_killed(store, record)
-        except StorageError as error:
+        except FromzeroError as error:
             say(f"the record of run {record.id} cannot be closed from here: {error}")
     return record
 

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from infra.storage import manifest
+from infra.storage.objects import ObjectStore
 from tests.clusters import Cluster, Forwarder, ray_cluster_of_three, start
 from tests.faults import micro
 from tests.pipelines.conftest import PROJECT, Done
@@ -31,8 +32,8 @@ TIMEOUT_SECONDS = 240
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with ray_cluster_of_three() as one:
+def cluster(s3_variables: Mapping[str, str]) -> Iterator[Cluster]:
+    with ray_cluster_of_three(s3_variables) as one:
         yield one
 
 
@@ -300,6 +301,26 @@ def test_a_night_without_new_text_is_over_in_seconds(fromzero: Fromzero, tmp_pat
     assert second.code == 0 and time.monotonic() - began < 30
     assert second.json["submission_id"] == first.json["submission_id"] + "-2"
     assert "[2/2] corpus reused" in second.err and len(records(tmp_path / "root")) == 1
+
+
+@pytest.mark.faults
+def test_on_an_object_store_the_nodes_share_no_disk(
+    fromzero: Fromzero, undisturbed: Twice, s3_uri: str, tmp_path: Path
+) -> None:
+    """The run, its steps and their artifacts are seen from a machine that has none of the files."""
+    place = [f"storage.root={s3_uri}/root", f"storage.local={tmp_path / 'local'}"]
+    done = fromzero("submit", *ARGUMENTS, "--until=token_shards", *place)
+    assert done.code == 0, done.err
+    shutil.rmtree(tmp_path / "local")
+    (one,) = (s for s in fromzero("status", "--json").json["submissions"] if s["root"] == f"{s3_uri}/root")
+    assert (one["status"], one["run"]["status"]) == ("SUCCEEDED", "FINISHED")
+    made = {step["name"]: step["key"] for step in one["run"]["steps"]}
+    assert set(made) == {"corpus", "tokenizer", "token_shards"}
+    expected = left(undisturbed.root)
+    objects = ObjectStore.open(f"{s3_uri}/root")
+    for step, key in made.items():
+        content = json.loads(objects.read(f"artifacts/{step}/{key}/manifest.json"))
+        assert (key, content["metrics"]) == expected[step][:2]
 
 
 @pytest.mark.parametrize(
