@@ -77,6 +77,7 @@ def ray_session(config: ClusterConfig) -> Iterator[Cluster]:
             # start twice (a second of CPU), and none of those that Ray starts in advance would fit.
             with _variables(local):
                 ray.init(
+                    address="local",  # not the cluster that RAY_ADDRESS or a `ray start` on this machine leads to
                     num_cpus=int(available_cpus(config)),
                     object_store_memory=config.object_store_memory_mib * MIB,
                     include_dashboard=False,

@@ -26,6 +26,8 @@ from infra.tracking.lineage import reach
 
 Kind = Literal["mlflow model", "mlflow run", "artifact", "work folder", "rubbish", "run record"]
 _KEYS = re.compile(rb'"(?:key|fromzero\.key)":\s*"([0-9a-f]{32})"')
+_HALF = re.compile(r"\..+\.[0-9a-f]{8}")
+"""Of `files.write_atomic`."""
 _RUNS = re.compile(rb'"id":\s*"([^"/]+)')
 
 
@@ -162,8 +164,9 @@ class _Facts:
         """Of a root on an object store: what the SQLite files of other machines were told to register."""
         for one in Delivered.everywhere(self.store.root, self.store.objects):
             if one.is_elsewhere:
-                made = (self.manifests[key] for key in one.run_ids if key in self.manifests)
-                yield from (content["key"] for content in made if any(map(_is_registered, content["records"])))
+                for key in one.run_ids:  # of one whose manifest is damaged nobody knows
+                    if key not in self.manifests or any(map(_is_registered, self.manifests[key]["records"])):
+                        yield key
 
     def models(self) -> Iterator[Item]:
         """LoggedModels; before the runs that they come from, so that `run` finds by the run what it has to repair."""
@@ -218,6 +221,10 @@ class _Facts:
             elif path.name.startswith(REMOVED):
                 reason = "the rest of a gc that was killed"
             yield Item(kind="rubbish", name=path.name, reason=reason, paths=(path,))
+        for path in sorted(path for name in ("runs", "spool", "tracking") for path in self._half_written(name)):
+            yield Item(
+                kind="rubbish", name=path.name, reason="half of a file, of a process that was killed", paths=(path,)
+            )
         for path in sorted((self.store.root / "cache" / "raw").glob("*")):
             reason = "a copy of a raw file on an object store"
             yield Item(kind="rubbish", name=path.name, reason=reason, paths=(path,))
@@ -227,6 +234,9 @@ class _Facts:
             if key in self.keys - running:  # the others go whole, or are on their way up
                 name = f"{_name(path.parent)}/{path.name}"
                 yield Item(kind="rubbish", name=name, reason="rubbish of a killed upload", paths=(path,))
+
+    def _half_written(self, folder: str) -> Iterator[Path]:
+        return (path for path in (self.store.root / folder).glob(".*") if _HALF.fullmatch(path.name))
 
     def records(self) -> Iterator[Item]:
         """Records of runs that are not recent and have nothing left."""

@@ -12,13 +12,13 @@ import logging
 import secrets
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.journal.process import ProcessIdentity
-from infra.storage.files import write_json
+from infra.storage.files import storage_error, write_json
 from infra.storage.store import Store
 from infra.tracking.spool import Spool, spools
 
@@ -116,7 +116,10 @@ def _own(store: Store) -> list[RunRecord]:
 def _parsed(files: Iterable[tuple[str, bytes]]) -> Iterator[RunRecord]:
     for where, data in files:
         try:
-            yield RunRecord.model_validate(json.loads(data))
+            record = RunRecord.model_validate(json.loads(data))
+            if PurePosixPath(where).stem != record.id:
+                raise ValueError(f"it is that of {record.id}")
+            yield record
         except (ValueError, RecursionError) as error:
             logger.warning("%s is not a run record: %s", where, str(error).partition("\n")[0])
 
@@ -143,7 +146,12 @@ def close_killed(store: Store, record: RunRecord) -> RunRecord:
 def tell_killed(store: Store, run_id: str) -> None:
     """Puts into the spool of a run that it is over, and with it all of its steps that were going on."""
     message = {"kind": "kill", "id": run_id, "end_time": int(time.time() * 1000)}
-    Spool(store.root / "spool" / f"{run_id}.jsonl").append(message)
+    path = store.root / "spool" / f"{run_id}.jsonl"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        Spool(path).append(message)
+    except OSError as error:
+        raise storage_error(error, path) from error
 
 
 def leftover_spools(store: Store) -> list[Spool]:

@@ -1,7 +1,8 @@
 """`manifest.json`: the last file of an artifact, with every other file's size and digest.
 
-A folder without one, or with one that does not match, is not an artifact. With `FROMZERO_SIGNING_KEY` set, a manifest
-carries an HMAC-SHA256 over its content, and one without a valid HMAC is refused.
+A folder without one, or with one that does not match, is not an artifact. A manifest carries the SHA-256 of its own
+content, so that a number that changed in it is noticed as one in a file is. With `FROMZERO_SIGNING_KEY` set it carries
+an HMAC-SHA256 too, and one without a valid HMAC is refused.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import Any
 from infra.errors import DamagedArtifactError
 from infra.storage.files import sha256, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NAME = "manifest.json"
+SEALS = ("content_sha256", "hmac_sha256")
+"""What a manifest says of the rest of itself."""
 SIGNING_KEY_VARIABLE = "FROMZERO_SIGNING_KEY"
 
 
@@ -34,7 +37,7 @@ def entry(path: Path) -> dict[str, int | str]:
 
 
 def write(folder: Path, content: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Writes the manifest of `folder`, signed if a key is set, and returns it.
+    """Writes the manifest of `folder`, sealed, and signed if a key is set, and returns it.
 
     Args:
         folder: all its files are there, and synced.
@@ -47,16 +50,16 @@ def write(folder: Path, content: Mapping[str, Any], files: Mapping[str, Any] | N
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """`content` with its HMAC, if a signing key is set."""
+    """`content` with its digest, and its HMAC if a signing key is set."""
     signature = _signature(content)
-    return {**content, "hmac_sha256": signature} if signature else dict(content)
+    return {**content, "content_sha256": _digest(content), **({"hmac_sha256": signature} if signature else {})}
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The manifest of `folder`, its signature checked, its files not.
 
     Raises:
-        DamagedArtifactError: it is missing, not JSON, of another format version, or not signed as it must be.
+        DamagedArtifactError: it is missing, not JSON, of another format version, or not sealed or signed as it must be.
     """
     path = folder / NAME
     try:
@@ -87,6 +90,8 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
         raise DamagedArtifactError(f"{where} is damaged: a file without size and digest")
     if version != FORMAT_VERSION:
         raise DamagedArtifactError(f"{where} has format version {version}; this code reads {FORMAT_VERSION}")
+    if manifest.get("content_sha256") != _digest(manifest):
+        raise DamagedArtifactError(f"{where} differs from the SHA-256 of its content that it carries")
     signature = _signature(manifest)
     if signature and not hmac.compare_digest(signature, str(manifest.get("hmac_sha256", ""))):
         raise DamagedArtifactError(f"{where} is not signed with the key in {SIGNING_KEY_VARIABLE}")
@@ -106,16 +111,18 @@ def verify(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_artifact(path: Path, key: str) -> bool:
-    """Verifies the artifact with the key `key` that `path` lies in; False where it is not on this machine.
+def check_artifact(path: Path, key: str) -> list[str] | None:
+    """Verifies the artifact with the key `key` that `path` lies in, and names its files below `path`; None where it is
+    not on this machine.
 
     Raises:
         DamagedArtifactError: it is damaged.
     """
-    folder = next((place for place in path.parents if place.name == key and place.is_dir()), None)
-    if folder is not None:
-        verify(folder)
-    return folder is not None
+    folder = next((place for place in path.parents if key and place.name == key and place.is_dir()), None)
+    if folder is None:
+        return None
+    files = [folder / name for name in verify(folder)["files"]]
+    return [str(file.relative_to(path)) for file in files if file.is_relative_to(path)]
 
 
 def check(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[int, str | None]]:
@@ -137,6 +144,14 @@ def _signature(manifest: Mapping[str, Any]) -> str | None:
     key = os.environ.get(SIGNING_KEY_VARIABLE)
     if not key:
         return None
-    content = {name: value for name, value in manifest.items() if name != "hmac_sha256"}
-    message = json.dumps(content, sort_keys=True, ensure_ascii=True).encode("ascii")
-    return hmac.new(key.encode("utf-8"), message, hashlib.sha256).hexdigest()
+    return hmac.new(key.encode("utf-8"), _canonical(manifest), hashlib.sha256).hexdigest()
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_canonical(manifest)).hexdigest()
+
+
+def _canonical(manifest: Mapping[str, Any]) -> bytes:
+    """The content without its seals, the same from Python and from JSON."""
+    content = {name: value for name, value in manifest.items() if name not in SEALS}
+    return json.dumps(json.loads(json.dumps(content)), sort_keys=True, ensure_ascii=True).encode("ascii")

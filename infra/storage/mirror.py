@@ -12,6 +12,7 @@ that the next plan, which looks at sizes alone, knows it.
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import shutil
 import uuid
@@ -103,7 +104,8 @@ class Mirror:
                 self.objects.delete(name)
 
     def commit(self, folder: Path, step: str, key: str, written: Mapping[str, Any]) -> None:
-        """Makes an artifact visible to all: its files under the name of its attempt, then the manifest.
+        """Makes an artifact visible to all: its files under the name of its attempt, then the manifest. The attempt
+        that this one takes the place of goes; what others left is for `gc`, for another cluster may be at it now.
 
         Args:
             folder: the artifact, its manifest included.
@@ -114,10 +116,11 @@ class Mirror:
         if self.objects is None:
             return
         place, attempt = f"{ARTIFACTS}/{step}/{key}", written[PREFIX]
+        before = _attempt(self.objects.read(f"{place}/{manifest.NAME}"))
         self.objects.upload(folder, list(written["files"]), f"{place}/{attempt}")
         self.objects.upload(folder, [manifest.NAME], place)
-        for name in self.objects.sizes(place):  # of attempts that were killed or damaged
-            if name != manifest.NAME and not name.startswith(f"{attempt}/"):
+        for name in self.objects.sizes(place) if before else ():
+            if name.startswith(f"{before}/") or name == MARK + str(before):
                 self.objects.delete(f"{place}/{name}")
 
     def find(self, step: str, key: str) -> dict[str, Any] | None:
@@ -245,6 +248,15 @@ class Mirror:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
+
+
+def _attempt(data: bytes | None) -> str | None:
+    """The attempt that a manifest, sound or not, names."""
+    try:
+        named = json.loads(data or b"").get(PREFIX)
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return named if isinstance(named, str) and named else None
 
 
 def _below(content: Mapping[str, Any]) -> str:

@@ -78,15 +78,15 @@ class Store:
         objects = ObjectStore.open(root) if is_uri(root) else None
         path = folder_of(root, local)
         store = cls(root=path, objects=objects)
-        if not writes and not objects and (path.is_dir() or not path.exists()):
-            return store
         try:
+            if not writes and not objects and (path.is_dir() or not path.exists()):
+                return store
             if objects:
                 _claim(path, objects.uri)
             store.make_folders()
             probe = path / "temporary" / f".probe-{uuid.uuid4().hex[:8]}"
             probe.write_bytes(b"fromzero")
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # a gc may have taken it
         except (FileExistsError, NotADirectoryError) as error:
             key = "storage.local" if objects else "storage.root"
             raise UserError(f"{key}: {path} is not a folder, or lies below a file") from error
@@ -159,12 +159,14 @@ class Store:
 
     def places(self, kind: Literal["artifacts", "work"], step: str = "*") -> list[Path]:
         """The folders of all artifacts, or of all unfinished work, in order; of those on an object store, where they
-        are or would be on this machine."""
+        are or would be on this machine. What is not named as an artifact is somebody else's."""
         if self.objects is None:
             return self.copies(kind, step)
         below = kind if step == "*" else f"{kind}/{step}"
         names = [PurePosixPath(below, name).parts for name in self.objects.sizes(below)]
-        return sorted({self.root.joinpath(*parts[:3]) for parts in names if len(parts) > 3})
+        return sorted(
+            {place for parts in names if len(parts) > 3 and _is_place(place := self.root.joinpath(*parts[:3]))}
+        )
 
     def files(self, folder: str) -> list[Path]:
         """All files below a folder of the root; of one on an object store, where they are or would be."""
@@ -175,7 +177,7 @@ class Store:
 
     def copies(self, kind: Literal["artifacts", "work"], step: str = "*") -> list[Path]:
         """Those of `places` that are on this machine."""
-        return sorted(path for path in (self.root / kind).glob(f"{step}/*") if path.is_dir())
+        return sorted(path for path in (self.root / kind).glob(f"{step}/*") if _is_place(path) and path.is_dir())
 
     def read_manifests(self, folders: Iterable[Path]) -> list[tuple[Path, dict[str, Any] | DamagedArtifactError]]:
         """The manifest of each folder, its files not checked, or what is wrong with it."""
@@ -201,7 +203,7 @@ class Store:
             found = self.objects.read_all(f"{folder}/{name}" for name in self.objects.sizes(folder))
             return {name.removeprefix(f"{folder}/"): data for name, data in found.items()}
         base = self.root / folder
-        return {path.relative_to(base).as_posix(): path.read_bytes() for path in base.rglob("*.json")}
+        return {path.relative_to(base).as_posix(): path.read_bytes() for path in base.rglob("*.json") if path.is_file()}
 
     def read(self, name: str) -> bytes | None:
         """A small file of the root; None where it is not there, or cannot be read."""
@@ -351,6 +353,11 @@ def _caught(read: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, A
         return read(*arguments)
     except DamagedArtifactError as error:
         return error
+
+
+def _is_place(path: Path) -> bool:
+    """Whether it is named `STEP/KEY`."""
+    return bool(_NAME.fullmatch(path.parent.name) and _KEY.fullmatch(path.name))
 
 
 def _belonging(folder: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def find_champion(
     moved = root.glob(f"artifacts/*/{version.tags.get(ID_TAG, '')}") if root and key and not folder.is_dir() else ()
     folder = next(iter(moved), folder)
     try:
-        is_here = check_artifact(folder, key)
+        is_here = check_artifact(folder, key) is not None
     except DamagedArtifactError as error:
         logger.warning("%s; the files that MLflow has are taken", str(error))
         is_here = False

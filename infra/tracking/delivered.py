@@ -145,6 +145,17 @@ def aliases(manifest: Manifest) -> list[str]:
     ]
 
 
+def creation_times(database: Path | None) -> set[str]:
+    """Of all experiments in a SQLite store, one of which is its identity; none where it is not there."""
+    if database is None or not database.exists():
+        return set()
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            return {str(time) for (time,) in connection.execute("SELECT creation_time FROM experiments")}
+    except sqlite3.Error:
+        return set()
+
+
 def _identity(destination: Destination) -> str | None:
     """What tells a store from another under the same URI; None if it is not there."""
     path = destination.database

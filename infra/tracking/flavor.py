@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from infra.errors import StorageError
+
 PIPELINES = {
     "text-classification": "TextClassificationPipeline",
     "fill-mask": "FillMaskPipeline",
@@ -27,22 +29,34 @@ REQUIREMENTS = ("transformers", "torch", "safetensors")
 MODEL, TOKENIZER = "model", "components/tokenizer"
 
 
-def link_model_folder(source: Path, target: Path, task: str) -> None:
+def link_model_folder(source: Path, files: Sequence[str], target: Path, task: str) -> None:
     """Makes `target`, an MLflow model of the Hugging Face folder `source`, out of links to its files.
 
+    Args:
+        source: the folder.
+        files: what of it is the model's, relative to `source`.
+        target: does not exist yet.
+        task: of the transformers pipeline.
+
     Raises:
-        KeyError: no pipeline is known for `task`.
-        OSError: a file is missing.
+        StorageError: it is no model of a pipeline for `task`.
     """
+    try:
+        _make(source, files, target, task)
+    except (LookupError, TypeError, ValueError, FileNotFoundError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise StorageError(f"{source} is no model that MLflow could load for {task} ({told})") from error
+
+
+def _make(source: Path, files: Sequence[str], target: Path, task: str) -> None:
     from mlflow.models import Model
     from mlflow.pyfunc import add_to_model
     from mlflow.utils.environment import _PythonEnv
 
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     tokenizer = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
-    files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
-    _link(source, target / MODEL, [path for path in files if str(path) not in TOKENIZER_FILES])
-    _link(source, target / TOKENIZER, [path for path in files if str(path) in TOKENIZER_FILES])
+    _link(source, target / MODEL, [name for name in files if name not in TOKENIZER_FILES])
+    _link(source, target / TOKENIZER, [name for name in files if name in TOKENIZER_FILES])
     model = Model(signature=_signature(task))
     model.add_flavor(
         "transformers",
@@ -58,15 +72,15 @@ def link_model_folder(source: Path, target: Path, task: str) -> None:
         tokenizer_type=tokenizer["tokenizer_class"],
     )
     add_to_model(model, "mlflow.transformers", conda_env="conda.yaml", python_env="python_env.yaml")
-    model.model_size_bytes = sum((source / path).stat().st_size for path in files)
+    model.model_size_bytes = sum((source / name).stat().st_size for name in files)
     model.save(str(target / "MLmodel"))
     _describe_environment(target, _PythonEnv.current())
 
 
-def _link(source: Path, target: Path, files: Sequence[Path]) -> None:
-    for path in files:
-        (target / path).parent.mkdir(parents=True, exist_ok=True)
-        (target / path).symlink_to((source / path).resolve())
+def _link(source: Path, target: Path, files: Sequence[str]) -> None:
+    for name in files:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).symlink_to((source / name).resolve(strict=True))
 
 
 def _signature(task: str) -> Any:

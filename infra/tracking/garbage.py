@@ -20,8 +20,8 @@ from urllib.parse import unquote, urlparse
 from infra.cluster.environment import apply, run_environment
 from infra.errors import InfrastructureError
 from infra.storage.objects import ObjectStore
-from infra.tracking.delivered import Delivered
-from infra.tracking.tracker import Destination
+from infra.tracking.delivered import Delivered, creation_times
+from infra.tracking.tracker import Destination, database_of
 from infra.tracking.writer import ID_TAG, KEY_TAG, URI_TAG
 
 PAGE = 1000
@@ -189,6 +189,7 @@ def stores_of(root: Path, destination: Destination, objects: ObjectStore | None 
     """
     everywhere = Delivered.everywhere(root, objects)
     known = {one.uri: one for one in everywhere if one.run_ids and not one.is_elsewhere}
+    here = creation_times(destination.database)
     before = known.pop(destination.uri, None)
     if before and not Delivered.load(root, destination, objects).run_ids:
         raise InfrastructureError(
@@ -199,13 +200,23 @@ def stores_of(root: Path, destination: Destination, objects: ObjectStore | None 
     if _may_be_there(destination.uri):
         found.append(TrackedStore(destination.uri, "Start it, or say where it is with tracking.uri="))
     for uri, one in known.items():
-        if _may_be_there(uri):
-            found.append(TrackedStore(uri, f"Start it, or, if it is gone for good, remove {one.place}"))
+        remedy = f"Start it, or, if it is gone for good, remove {one.place}"
+        path = database_of(uri)
+        if path and one.identity not in creation_times(path):
+            if not path.exists() and one.identity in here:
+                continue  # it is `destination`: the root was moved
+            state = "is not the store that it was" if path.exists() else "is not there"
+            raise InfrastructureError(
+                f"MLflow at {uri} {state}, and {root} was delivered to it, so nobody knows what is registered; nothing "
+                f"was removed. {remedy.replace('Start it', 'Bring it back')}"
+            )
+        found.append(TrackedStore(uri, remedy))
     return found
 
 
 def _may_be_there(uri: str) -> bool:
-    return not uri.startswith("sqlite:") or Path(uri.removeprefix("sqlite:///")).exists()
+    path = database_of(uri)
+    return path is None or path.exists()
 
 
 def local_files(location: str) -> Path | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +48,12 @@ class Destination:
     @property
     def database(self) -> Path | None:
         """The file of a SQLite store."""
-        return Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:") else None
+        return database_of(self.uri)
+
+    @property
+    def _is_readable_only(self) -> bool:
+        """Whether it is a SQLite store in somebody else's root."""
+        return bool(self.database and self.database.exists() and not os.access(self.database.parent, os.W_OK))
 
     def open(self) -> Writer:
         """Connects; makes the database and the experiment if they are not there.
@@ -60,7 +66,7 @@ class Destination:
             InfrastructureError: it does not answer, or is damaged.
         """
         with contextlib.ExitStack() as held:
-            if self.database:
+            if self.database and not self._is_readable_only:
                 try:
                     self.database.parent.mkdir(parents=True, exist_ok=True)
                 except OSError as error:
@@ -80,6 +86,11 @@ class Destination:
         if "API request to" in text and "failed with" in text and "error code" not in text:
             return f"{self.uri} does not answer"
         return f"{self.uri} failed: {type(error).__name__}: {text}"
+
+
+def database_of(uri: str) -> Path | None:
+    """The file of a SQLite store; None for a server."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else None
 
 
 @dataclass(kw_only=True, slots=True)

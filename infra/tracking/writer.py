@@ -232,8 +232,7 @@ class Writer:
                 )
                 model_id = str(model.model_id)
             if record.registered_name:
-                check_artifact(Path(message["path"]), message["key"])
-                self._upload(model_id, record, Path(message["path"]))
+                self._upload(model_id, record, Path(message["path"]), message["key"])
             self._link_output(run_id, model_id)
             self._model_metrics(run_id, model_id, record, message["time"])
             self.client.finalize_logged_model(model_id, "READY")
@@ -248,12 +247,13 @@ class Writer:
         begun = [str(model.model_id) for model in found]
         return (ready[0], True) if ready else (begun[0] if begun else None, False)
 
-    def _upload(self, model_id: str, record: ModelRecord, path: Path) -> None:
-        if not path.is_dir():
+    def _upload(self, model_id: str, record: ModelRecord, path: Path, key: str) -> None:
+        files = check_artifact(path, key)
+        if files is None or not path.is_dir():
             raise StorageError(f"{path} is gone before it was delivered to MLflow")
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "model"
-            link_model_folder(path, target, record.task)
+            link_model_folder(path, files, target, record.task)
             self.client.log_model_artifacts(model_id, str(target))
 
     def _link_output(self, run_id: str, model_id: str) -> None:

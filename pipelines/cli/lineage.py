@@ -39,7 +39,7 @@ def lineage_command(target: str, pipeline: str, overrides: list[str], *, as_json
         if html:
             if not html.parent.is_dir() or html.is_dir():
                 raise UserError(f"--html: {html} is a folder, or lies in none; name a file")
-            write_atomic(html, render(_linked(part, targets), about=target, target=node.id).encode("utf-8"))
+            _write(html, render(_linked(part, targets), about=target, target=node.id).encode("utf-8"))
             say(f"{len(part.nodes)} nodes in {html}")
         if as_json:
             nodes = [{"id": n.id, "kind": n.kind, "name": n.name, **n.facts} for n in part.nodes]
@@ -54,6 +54,17 @@ def lineage_command(target: str, pipeline: str, overrides: list[str], *, as_json
         return 0
 
     guarded(work, as_json=as_json, frame={"target": target, "nodes": [], "edges": []})
+
+
+def _write(path: Path, page: bytes) -> None:
+    """Writes the page whole or not at all, except to what is no file, as /dev/stdout."""
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(page)
+        else:
+            write_atomic(path.resolve(), page)
+    except (OSError, UserError) as error:
+        raise UserError(f"--html: {path} cannot be written") from error
 
 
 def _with_aliases(graph: Lineage, targets: Targets) -> Lineage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.cluster.environment import apply, run_environment
-from infra.errors import UserError
+from infra.errors import DamagedArtifactError, UserError
 from infra.journal import runs
 from infra.storage import manifest
 from infra.storage.files import sha256
@@ -25,7 +26,7 @@ LEAST_DIGITS = 8
 """Of a key or digest that is cut short."""
 MOST_NAMES = 12
 """Of each kind, in the answer to a wrong target."""
-VERSION = re.compile(r"(?:(?:models|prompts):/)?(?P<name>[^@/:]+)(?:@(?P<alias>[^@/]+)|/(?P<number>\d+))")
+VERSION = re.compile(r"(?:(?P<kind>models|prompts):/)?(?P<name>[^@/:]+)(?:@(?P<alias>[^@/]+)|/(?P<number>\d{1,9}))")
 """Of a registered model or prompt, also in the form of MLflow's URIs."""
 
 
@@ -99,16 +100,20 @@ class Targets:
             names = {file["path"], Path(file["path"]).name, dataset_name(source, file["path"])}
             if names & wanted or _begins(file["sha256"], target):
                 yield Found(node=f"raw/{file['sha256']}", made_by=(), store=self.store)
-        if files and path.is_file():  # a file that was moved or copied is the same by its content
-            digest = sha256(path)
-            if any(file["sha256"] == digest for _, file in files):
-                yield Found(node=f"raw/{digest}", made_by=(), store=self.store)
+        digest = None
+        with contextlib.suppress(OSError):  # a file that was moved or copied is the same by its content
+            digest = sha256(path) if files and path.is_file() else None
+        if any(file["sha256"] == digest for _, file in files):
+            yield Found(node=f"raw/{digest}", made_by=(), store=self.store)
 
     def _runs(self, target: str) -> Iterator[Found]:
         here = {one["key"]: one for one in self.newest}
         for run in runs.load_all(self.store):
-            done = [(step.run_id, here[step.key]) for step in run.steps if step.key in here]
-            if done and target in (run.id, run.run_id):
+            ids = {step.key: step.run_id for step in run.steps}  # a run that was killed has its plan alone
+            done = [(ids.get(key), here[key]) for key in dict.fromkeys([*ids, *run.planned.values()]) if key in here]
+            if target in (run.id, run.run_id):
+                if not done:
+                    raise UserError(f"nothing that run {run.id} planned is under {self.store.uri}; it is {run.status}")
                 made = [one for _, one in done]
                 models = [one for one in made if any(record["type"] == "model" for record in one["records"])]
                 taken = {entry["key"] for one in made for entry in one["inputs"].values()}
@@ -121,8 +126,12 @@ class Targets:
     def _folders(self, target: str) -> Iterator[Found]:
         """A folder of an artifact or in one, also of another root."""
         path = Path(target).resolve()
-        for folder in (path, path.parent):
-            if path.is_dir() and (folder / manifest.NAME).is_file() and "identity" in (one := manifest.read(folder)):
+        try:
+            places = [path, path.parent] if path.is_dir() else []
+        except OSError:  # no name that a file could have
+            places = []
+        for folder in places:
+            if (folder / manifest.NAME).is_file() and "identity" in (one := manifest.read(folder)):
                 models = [record for record in one["records"] if record["type"] == "model"]
                 node = _model_node(one, models[0]) if models else _step_node(one)
                 yield Found(node=node, made_by=(one,), store=Store(root=folder.parents[2]))
@@ -134,7 +143,7 @@ class Targets:
         apply(run_environment())
         where = destination(self.config.tracking, self.store.root)
         prompts = {record["name"] for one in self.newest for record in one["records"] if record["type"] == "prompt"}
-        is_prompt = named["name"] in prompts
+        is_prompt = named["kind"] == "prompts" or (named["kind"] is None and named["name"] in prompts)
         version = find_version(where, named["name"], alias=named["alias"], number=named["number"], prompt=is_prompt)
         key = version.tags.get(KEY_TAG)
         for one in (one for one in self.newest if one["key"] == key):
@@ -143,6 +152,9 @@ class Targets:
                     yield Found(node=_model_node(one, record), made_by=(one,), store=self.store)
                 elif record["type"] == "prompt" and record["name"] == named["name"]:
                     yield Found(node=f"prompt/{key}/{record['name']}", made_by=(one,), store=self.store)
+        for place in self.store.places("artifacts"):
+            if place.name == key:
+                raise DamagedArtifactError(f"{target} was made by {_placed(place)}, which is damaged: fromzero doctor")
         raise UserError(
             f"{target} was made by the step with key {key}, which is not under {self.store.uri}; "
             f"it was made at {version.tags.get(URI_TAG, 'a place that its tags do not tell')}"
@@ -173,6 +185,10 @@ def _step_node(one: Manifest) -> str:
 
 def _model_node(one: Manifest, record: Mapping[str, Any]) -> str:
     return f"model/{one['key']}/{record['path']}"
+
+
+def _placed(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"
 
 
 def _begins(whole: str, start: str) -> bool:

@@ -38,8 +38,8 @@ FAULTS = (
     # the tracker: it is started again
     Fault("tracker, before the database", "self", "sqlite3.connect", r"mlflow\.db"),
     Fault("tracker, before the first batch counts as delivered", "self", RENAME, r"-> .*\.delivered"),
-    Fault("tracker, before a later batch counts as delivered", "self", RENAME, r"-> .*\.delivered", 6),
-    Fault("tracker, when a message reaches the disk", "self", OPEN, r"/spool/[^ ]+\.jsonl -> ab", 40),
+    Fault("tracker, before a later batch counts as delivered", "self", RENAME, r"-> .*\.delivered", 3),
+    Fault("tracker, when a message reaches the disk", "self", OPEN, r"/spool/[^ ]+\.jsonl -> a", 30),
     Fault("tracker, during the upload of the model", "self", OPEN, r"/mlartifacts/.*model\.safetensors"),
     # a training worker: Ray Train starts the workers again
     Fault("worker, inside a checkpoint", "self", OPEN, r"/step_0000004\S+/history\.jsonl -> w"),

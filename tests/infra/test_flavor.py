@@ -22,7 +22,9 @@ from transformers import (
     pipeline,
 )
 
+from infra.errors import StorageError
 from infra.tracking.flavor import link_model_folder
+from infra.tracking.writer import is_permanent
 from tests.infra.toy_model import write_classifier
 
 SMALL: dict[str, Any] = {"vocab_size": 4, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -44,7 +46,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, Pat
     tokenizer.save_pretrained(source)
     torch.manual_seed(1)
     MODELS[request.param]().save_pretrained(source)
-    link_model_folder(source, target, request.param)
+    link_model_folder(source, sorted(path.name for path in source.iterdir()), target, request.param)
     return request.param, source, target
 
 
@@ -87,11 +89,31 @@ def test_the_weights_are_not_read(tmp_path: Path) -> None:
     code = f"""import sys
 from pathlib import Path
 from infra.tracking.flavor import link_model_folder
-link_model_folder(Path({str(source)!r}), Path({str(tmp_path / "ours")!r}), "text-classification")
+files = {sorted(path.name for path in source.iterdir())}
+link_model_folder(Path({str(source)!r}), files, Path({str(tmp_path / "ours")!r}), "text-classification")
 print(sorted({{"torch", "transformers"}} & set(sys.modules)))"""
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
     assert (tmp_path / "ours" / "model" / "model.safetensors").is_symlink()
+
+
+def test_a_folder_that_is_no_model_is_refused_for_good(tmp_path: Path) -> None:
+    write_classifier(tmp_path / "source")
+    (tmp_path / "source" / "config.json").write_text("[]")
+    with pytest.raises(
+        StorageError, match=r"source is no model that MLflow could load for text-classification"
+    ) as told:
+        link_model_folder(tmp_path / "source", ["config.json"], tmp_path / "ours", "text-classification")
+    assert is_permanent(told.value)
+
+
+def test_what_is_not_the_models_stays_behind(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_classifier(source)
+    files = sorted(path.name for path in source.iterdir())
+    (source / "secret.env").write_text("of somebody else")
+    link_model_folder(source, files, tmp_path / "ours", "text-classification")
+    assert not list((tmp_path / "ours").rglob("secret.env"))
 
 
 def test_the_size_is_that_of_the_files(made: tuple[str, Path, Path]) -> None:

@@ -280,6 +280,55 @@ def test_every_store_that_the_root_was_delivered_to_is_asked(
         survey(second)
 
 
+@pytest.mark.parametrize("state", ["is not there", "is not the store that it was"])
+def test_a_database_on_a_disk_that_is_away_removes_nothing(root: ToyRoot, empty_mlflow: Path, state: str) -> None:
+    old = root.run(training("train"))
+    root.register("classifier", old["train"], alias="champion")
+    first = root.destination.database
+    assert first is not None
+    second = ToyRoot(root.store.root, uri=f"sqlite:///{shutil.copy(empty_mlflow, root.store.root / 'second.db')}")
+    second.run(step("other"))
+    away = first.rename(first.with_suffix(".away"))
+    if state != "is not there":
+        shutil.copy(empty_mlflow, first)
+    with pytest.raises(InfrastructureError, match=rf"{first} {state}, .* nothing was removed\. Bring it back"):
+        survey(second)
+    away.rename(first)
+    assert survey(second).items == ()
+
+
+def test_a_root_that_was_moved_is_cleaned(root: ToyRoot, tmp_path: Path) -> None:
+    """What its database was called before is no store that is away."""
+    root.run(training("train"))
+    moved = ToyRoot(root.store.root.rename(tmp_path / "moved"))
+    assert survey(moved).items == ()
+
+
+def test_what_is_no_artifact_is_somebody_elses(root: ToyRoot) -> None:
+    root.run(step("data"))
+    for place in ("data/backup", "MyStep/" + "a" * 32):
+        (root.store.root / "artifacts" / place).mkdir(parents=True)
+    gc(root)
+    assert (root.store.root / "artifacts" / "data" / "backup").is_dir()
+    assert (root.store.root / "artifacts" / "MyStep" / ("a" * 32)).is_dir()
+
+
+def test_a_copy_of_a_run_record_is_passed_over(root: ToyRoot) -> None:
+    root.run(step("data"))
+    root.run(step("other"))
+    for path in list((root.store.root / "runs").glob("*.json")):
+        shutil.copy(path, path.with_suffix(".bak.json"))
+    assert len(list(runs.load_all(root.store))) == 2
+    gc(root)
+
+
+def test_halves_of_files_go(root: ToyRoot) -> None:
+    root.run(step("data"))
+    half = root.store.root / "runs" / ".20261126-120000-abcdef.json.0123abcd"
+    half.write_text("{")
+    assert names(gc(root), "rubbish") == {half.name} and not half.exists()
+
+
 def test_a_model_that_gc_took_before_it_was_killed_comes_back_with_the_next_delivery(root: ToyRoot) -> None:
     """Between the LoggedModel and its run: the run is still there, and says that the step was delivered."""
     root.run(training("train"))

@@ -24,6 +24,7 @@ from infra.journal.process import ProcessIdentity
 from infra.journal.runs import RunRecord
 from infra.journal.step import Artifact, Step
 from infra.journal.worker import Failure, Job, run_job
+from infra.storage.manifest import sealed
 from infra.storage.objects import ObjectStore
 from infra.storage.store import Store
 from infra.tracking.client import NullSink, StepTracker
@@ -133,7 +134,35 @@ def test_a_damaged_object_is_named_and_its_step_alone_runs_again(
     assert reason.startswith("its artifact is damaged: s3://") and told in reason
     assert set(run(other)) == {"middle"}
     assert {planned.status for planned in plan(one).values()} == {"reused"}
-    assert len([name for name in objects_of(one).sizes("") if "/middle/" in name]) == 2  # of the damaged one nothing
+    left = [name for name in objects_of(one).sizes("") if "/middle/" in name]
+    assert len(left) == (3 if told == "is missing or damaged" else 2)  # of the damaged one nothing, where it is known
+
+
+def test_two_clusters_that_make_one_step_at_once_leave_one_whole(
+    machines: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = machines
+    content = run(one)["middle"]
+    key, objects = content["key"], objects_of(one)
+    objects.delete_folder("artifacts/middle")
+    folder = one.artifact_folder("middle", key)
+    first, second = ({**content, "attempt": attempt} for attempt in ("aaaaaaaa", "bbbbbbbb"))
+    upload = ObjectStore.upload
+
+    def slowly(self: ObjectStore, source: Path, names: list[str], prefix: str) -> None:
+        upload(self, source, names, prefix)
+        if prefix.endswith("/aaaaaaaa"):  # the other is as far, and both write their manifests now
+            commit(other, folder, key, second)
+
+    monkeypatch.setattr(ObjectStore, "upload", slowly)
+    commit(one, folder, key, first)
+    assert other.find("middle", key) is not None
+
+
+def commit(store: Store, folder: Path, key: str, content: dict[str, Any]) -> None:
+    """Uploads the artifact in `folder` as the attempt that `content` names."""
+    (folder / "manifest.json").write_text(json.dumps(sealed(content)))
+    store.mirror.commit(folder, "middle", key, content)
 
 
 def test_a_damaged_copy_is_fetched_again(machines: tuple[Store, Store], caplog: pytest.LogCaptureFixture) -> None:
@@ -359,7 +388,7 @@ def test_gc_keeps_what_is_registered_in_the_mlflow_file_of_another_machine(
         Delivered.load(one.root, where, one.objects).add([{**manifest, "records": []}], {"r1/top": "1"})
     assert [item["kind"] for item in gc(other, capfd, keep_runs=0, dry_run=True)["removed"]] == ["artifact"]
     name = f"artifacts/top/{manifest['key']}/manifest.json"
-    objects_of(one).write(name, json.dumps({**manifest, "records": [record_]}).encode())
+    objects_of(one).write(name, json.dumps(sealed({**manifest, "records": [record_]})).encode())
     assert gc(other, capfd, keep_runs=0)["removed"] == []
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,9 +95,22 @@ def test_with_a_signing_key_an_unsigned_or_changed_manifest_is_refused(
     signed = make(store)
     manifest.verify(signed)
     path = signed / "manifest.json"
-    path.write_text(path.read_text().replace('"finished_at": 1', '"finished_at": 2'))
+    content = json.loads(path.read_text())
+    monkeypatch.setenv("FROMZERO_SIGNING_KEY", "another")
+    forged = manifest.sealed({name: value for name, value in content.items() if name not in manifest.SEALS})
+    monkeypatch.setenv("FROMZERO_SIGNING_KEY", "secret")
+    path.write_text(json.dumps({**forged, "finished_at": 1}))
     with pytest.raises(DamagedArtifactError, match="not signed"):
         manifest.read(signed)
+
+
+@pytest.mark.parametrize("change", [{"finished_at": 2}, {"files": {}}, {"content_sha256": None}])
+def test_a_manifest_that_changed_is_damaged(store: Store, change: dict[str, Any]) -> None:
+    """A number of a result is as much a part of the artifact as a weight."""
+    path = make(store) / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(DamagedArtifactError, match="SHA-256 of its content"):
+        manifest.read(path.parent)
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "A", ".."])

@@ -67,8 +67,10 @@ class Smoke:
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
-    """`fromzero run smoke --json`, once."""
+    """`fromzero run smoke --json`, once; on a Ray of its own, wherever RAY_ADDRESS leads."""
     folder = tmp_path_factory.mktemp("smoke")
-    result = run_cli("run", "smoke", "--json", f"storage.root={folder / 'root'}", cwd=folder)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_ADDRESS", "127.0.0.1:9")
+        result = run_cli("run", "smoke", "--json", f"storage.root={folder / 'root'}", cwd=folder)
     assert result.code == 0, result.err + result.out
     return Smoke(folder / "root", result)

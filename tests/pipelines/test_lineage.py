@@ -4,9 +4,11 @@ told. The command line runs in this process."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +218,46 @@ def test_a_version_of_a_prompt_is_found_in_any_form(root: Path, keys: Keys, from
     for wrong in ("toy-prompt/3", "toy-prompt@worst"):
         refused = fromzero("lineage", wrong)
         assert refused.code == 2 and "its versions are 2, 1\n" in refused.err, refused.err
+
+
+def test_a_run_that_was_killed_shows_what_it_had_made(fromzero: Fromzero, root: Path, keys: Keys) -> None:
+    path = root / "root" / "runs" / "r2.json"
+    record = json.loads(path.read_text())
+    planned = {step["name"]: step["key"] for step in record["steps"][:2]}
+    for content in ({"planned": planned}, {"planned": {"classify": "d" * 32}}):
+        path.write_text(json.dumps({**record, "steps": [], "status": "KILLED", **content}))
+        shown = fromzero("lineage", "r2", "--json")
+        if "d" * 32 in content["planned"].values():
+            assert shown.code == 2 and "nothing that run r2 planned is under" in shown.err
+        else:
+            assert shown.json["target"] in {f"{name}/{key}" for name, key in planned.items()}
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("target", ["x" * 300, "/proc/self/mem", "toy-classifier/99999999999999999999999"])
+def test_what_can_be_no_name_is_no_bug(target: str, fromzero: Fromzero) -> None:
+    refused = fromzero("lineage", target)
+    assert refused.code == 2 and "is no model, prompt, step" in refused.err
+
+
+def test_a_page_goes_through_a_link_and_into_a_pipe(fromzero: Fromzero, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "page.html")
+    assert fromzero("lineage", "toy-classifier", "--html", str(tmp_path / "link")).code == 0
+    assert (tmp_path / "link").is_symlink() and "<svg" in (tmp_path / "page.html").read_text()
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        assert fromzero("lineage", "toy-classifier", "--html", str(tmp_path / "pipe")).code == 0
+        assert "<svg" in read.result(timeout=60)
+    refused = fromzero("lineage", "toy-classifier", "--html", "/proc/x.html")
+    assert refused.code == 2 and "--html: /proc/x.html cannot be written" in refused.err
+
+
+@pytest.mark.parametrize("command", [("lineage", "toy-classifier"), ("status",)])
+def test_a_root_that_can_be_no_folder_is_one_line(command: tuple[str, ...], fromzero: Fromzero) -> None:
+    refused = fromzero(*command, at=Path("/tmp") / ("x" * 300))
+    assert refused.code == 3 and len(refused.err.splitlines()) == 1 and "File name too long" in refused.err
 
 
 @pytest.mark.parametrize("command", [("lineage", "toy-classifier"), ("status",)])
