@@ -68,6 +68,9 @@ class Writer:
         self._points: dict[str, set[tuple[str, int]]] = {}
         """Name and step of all points of a run, by MLflow's id, as far as looked up."""
 
+        self._killed: dict[str, int] = {}
+        """When runs of pipelines were found dead; the tracker of one may outlive its driver, and tell more after that."""
+
     def forget(self) -> None:
         """Drops what is known of the points of runs: another process has written since."""
         self._points.clear()
@@ -137,6 +140,8 @@ class Writer:
         )
         self.run_ids[own_id] = str(run.info.run_id)
         self._points[self.run_ids[own_id]] = set()
+        if (end_time := self._killed.get(own_id.partition("/")[0])) is not None:
+            self.client.set_terminated(self.run_ids[own_id], "KILLED", end_time)
         return self.run_ids[own_id]
 
     def _parameters(self, message: Mapping[str, Any]) -> None:
@@ -325,6 +330,7 @@ class Writer:
             self.client.set_terminated(run_id, "FINISHED", end_time_ms)
 
     def _kill(self, message: Mapping[str, Any]) -> None:
+        self._killed[message["id"]] = message["end_time"]
         query = f"tags.`{ID_TAG}` LIKE '{message['id']}%' and attributes.status = 'RUNNING'"
         while found := self.client.search_runs([self.experiment_id], query, max_results=100):
             for run in found:

@@ -196,6 +196,16 @@ def test_the_same_points_again_are_not_stored_again(destination: Destination) ->
     assert [point.step for point in history] == [0, 1, 2, 3]
 
 
+def test_what_a_tracker_tells_after_its_run_was_found_dead_is_not_left_running(destination: Destination) -> None:
+    writer = destination.open()
+    writer.apply(run_message("dead"))
+    writer.apply({"kind": "kill", "id": "dead", "end_time": 7000})
+    writer.apply({**run_message("dead/train"), "parent_id": "dead"})
+    writer.apply({**run_message("deadlier")})
+    status = {name: writer.client.get_run(writer.run_ids[name]).info.status for name in ("dead/train", "deadlier")}
+    assert status == {"dead/train": "KILLED", "deadlier": "RUNNING"}
+
+
 def test_a_repair_of_a_run_that_was_killed_adds_only_the_points_it_lacks(destination: Destination) -> None:
     """Their times differ: those of the run are real, those of the repair made from the artifact."""
     writer = destination.open()
