@@ -69,7 +69,7 @@ class Writer:
         """Name and step of all points of a run, by MLflow's id, as far as looked up."""
 
         self._killed: dict[str, int] = {}
-        """When runs of pipelines were found dead; the tracker of one may outlive its driver, and tell more after that."""
+        """When runs were found dead; the tracker of one may outlive its driver, and tell more after that."""
 
     def forget(self) -> None:
         """Drops what is known of the points of runs: another process has written since."""
