@@ -22,7 +22,7 @@ smoke: install
 	$(BIN)/fromzero run smoke $(ARGS)
 
 test: install lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-faults: install
 	FROMZERO_TEST_AWAY_SECONDS=60 \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import uuid
 from collections.abc import Iterator, Mapping
@@ -17,30 +18,45 @@ from tests.servers import MlflowServer, postgresql
 apply(run_environment())
 
 
-SHARED = {name: name for name in ("smoke", "undisturbed", "mlflow_server", "ray_cluster")} | {"store": "mlflow_server"}
-"""Fixtures of the session that take longest to make: what needs one of them stays in one process."""
+SHARED = {"smoke: Smoke": "smoke", "undisturbed: Left": "undisturbed"} | dict.fromkeys(
+    ("mlflow_server: MlflowServer", "store: Destination"), "MLflow server"
+)
+"""Fixtures of the session that take a minute to make, as test files ask for them."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first, then those on a server or on Ray, then whole pipelines; a slow suite should fail early.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deals tests out by file to the processes that `make test` has, files that share a fixture to the same one.
 
-    Of the processes that `make test` has, one makes each shared fixture; all else is dealt out by file.
+    Not `--dist loadgroup`, which does nothing with pytest 9.2 (pytest-xdist 3.8).
     """
+    from xdist.scheduler import LoadFileScheduling
 
-    def shared(item: pytest.Item) -> str | None:
-        fixtures: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
-        there = {name for name, found in fixtures.items() if found[-1].scope == "session"}
-        return next((SHARED[name] for name in SHARED if name in there), None)
+    class ByFixture(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = str(super()._split_scope(nodeid))
+            return shared_fixture(config.rootpath / path) or path
+
+    return ByFixture(config, log)
+
+
+@functools.cache
+def shared_fixture(path: Path) -> str | None:
+    """What of SHARED the tests of a file use."""
+    text = path.read_text("utf-8")
+    return next((SHARED[asked] for asked in SHARED if asked in text), None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first, then those on a server or on Ray, then whole pipelines; a slow suite should fail early."""
 
     def cost(item: pytest.Item) -> int:
-        name = shared(item)
         if item.get_closest_marker("slow"):
-            return 3 if name == "smoke" else 4  # the longest first, so that the processes end together
-        return 2 if name == "ray_cluster" else int(name == "mlflow_server")
+            return 3 if shared_fixture(item.path) == "smoke" else 4  # the longest first: the processes end together
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            return 2
+        return int(shared_fixture(item.path) == "MLflow server")
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(shared(item) or str(item.path)))
     items.sort(key=cost)
 
 

@@ -97,6 +97,7 @@ def _sign_again(path: Path) -> None:
     from infra.storage import manifest
 
     folder = path.parents[1]
-    content = json.loads((folder / "manifest.json").read_text())
+    read = json.loads((folder / "manifest.json").read_text())
+    content = {name: value for name, value in read.items() if name not in manifest.SEALS}
     content["files"][path.relative_to(folder).as_posix()] = manifest.entry(path)
-    (folder / "manifest.json").write_text(json.dumps(content))
+    (folder / "manifest.json").write_text(json.dumps(manifest.sealed(content)))
