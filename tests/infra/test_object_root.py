@@ -2,94 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from infra.errors import DamagedArtifactError, UserError
 from infra.journal import runs
 from infra.journal.acceptance import accept, acceptance_key, accepted_key
-from infra.journal.plan import PlannedStep, artifact_of, make_plan
 from infra.journal.process import ProcessIdentity
-from infra.journal.runs import RunRecord
-from infra.journal.step import Artifact, Step
-from infra.journal.worker import Failure, Job, run_job
 from infra.storage.manifest import sealed
 from infra.storage.objects import ObjectStore
 from infra.storage.store import Store
-from infra.tracking.client import NullSink, StepTracker
-from infra.tracking.delivered import Delivered
-from infra.tracking.tracker import Destination
 from pipelines.cli.doctor import doctor_command
-from pipelines.cli.gc import gc_command
 from pipelines.cli.status import status_command
+from tests.infra.object_roots import chain, command, files, gc, keys, objects_of, plan, record, run, total
 from tests.infra.toy_steps import ToyConfig, step
-
-CLUSTER = {"CPU": 2.0, "GPU": 0.0}
-
-
-@pytest.fixture
-def machines(s3_uri: str, tmp_path: Path) -> tuple[Store, Store]:
-    return Store.open(s3_uri, str(tmp_path / "a")), Store.open(s3_uri, str(tmp_path / "b"))
-
-
-def chain(value: int = 1) -> Step:
-    return step("bottom", ToyConfig(value=value), middle=step("middle", top=step("top")))
-
-
-def plan(store: Store, *targets: Step) -> dict[str, PlannedStep]:
-    return {planned.step.name: planned for planned in make_plan(targets or [chain()], store, CLUSTER)}
-
-
-def run(store: Store, *targets: Step) -> dict[str, Any]:
-    """Makes what is to be made, in this process; by step, the manifest or the failure of what ran."""
-    made: dict[str, Any] = {}
-    artifacts: dict[str, Artifact] = {}
-    for name, planned in plan(store, *targets).items():
-        manifest = planned.manifest
-        if manifest is None:
-            manifest = made[name] = run_job(
-                Job(
-                    step=planned.step,
-                    key=planned.key,
-                    identity=planned.identity,
-                    definitions=planned.definitions,
-                    inputs={role: artifacts[parent.name] for role, parent in planned.step.inputs.items()},
-                    root=store.root,
-                    tracker=StepTracker(step=name, sink=NullSink()),
-                    environment={"made_by_run": "r1", "tags": {}},
-                    objects=store.objects,
-                )
-            )
-            if isinstance(manifest, Failure):
-                break
-        artifacts[name] = artifact_of(planned, store, manifest)
-    return made
-
-
-def files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
-def objects_of(store: Store) -> ObjectStore:
-    assert store.objects
-    return store.objects
-
-
-def total(store: Store, name: str = "middle") -> str:
-    """The object with what a toy step found."""
-    (found,) = (n for n in objects_of(store).sizes("") if n.startswith(f"artifacts/{name}/") and "total.txt" in n)
-    return found
 
 
 def test_another_machine_reuses_all_and_fetches_only_what_a_step_takes(machines: tuple[Store, Store]) -> None:
@@ -226,17 +160,6 @@ def test_a_root_that_was_copied_to_the_object_store_is_one(
     assert set(run(one)) == {"middle"}
 
 
-def record(store: Store, run_id: str, **more: Any) -> RunRecord:
-    facts = {
-        "pipeline": "toy",
-        "status": "RUNNING",
-        "started_at": 1.0,
-        "root": store.uri,
-        "tracking_uri": "sqlite:///x",
-    }
-    return RunRecord.model_validate({"id": run_id, "process": ProcessIdentity.current().to_json(), **facts, **more})
-
-
 def test_every_machine_sees_every_run_and_the_dead_are_closed_where_they_were_tracked(
     machines: tuple[Store, Store],
 ) -> None:
@@ -265,14 +188,6 @@ def test_an_acceptance_counts_on_every_machine(machines: tuple[Store, Store]) ->
     assert plan(other, replace(step("top"), version=2))["top"].status == "reused"
 
 
-def command(work: Callable[..., Any], store: Store, capfd: pytest.CaptureFixture[str], **options: Any) -> Any:
-    """The exit code and the JSON document of a command."""
-    capfd.readouterr()
-    with pytest.raises(typer.Exit) as ended:
-        work("llm", [f"storage.root={store.uri}", f"storage.local={store.root}"], as_json=True, **options)
-    return ended.value.exit_code, json.loads(capfd.readouterr().out)
-
-
 def test_doctor_compares_every_object_and_what_it_finds_is_made_again(
     machines: tuple[Store, Store], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,111 +200,6 @@ def test_doctor_compares_every_object_and_what_it_finds_is_made_again(
     assert code == 3 and any(f"{one.uri}/{total(one)} differs from its manifest" in line for line in told["errors"])
     assert set(run(one)) == {"middle"}
     assert command(doctor_command, other, capfd, verify=True)[0] == 0
-
-
-def gc(store: Store, capfd: pytest.CaptureFixture[str], **options: Any) -> dict[str, Any]:
-    code, told = command(gc_command, store, capfd, **{"keep_runs": 1, "dry_run": False, **options})
-    assert code == 0, told
-    return dict(told)
-
-
-def filled(store: Store) -> dict[str, str]:
-    """Two runs, of which the last needs `bottom` with value 5 alone; returns its keys."""
-    run(store)
-    old = plan(store)
-    runs.save(store, record(store, "20260101-000001-aaaaaa", status="FINISHED", planned=keys(old)))
-    run(store, chain(value=5))
-    new = plan(store, chain(value=5))
-    runs.save(store, record(store, "20260101-000002-bbbbbb", status="FINISHED", planned=keys(new)))
-    folder = store.work_folder("bottom", "1" * 32)
-    (folder / "half").write_text("x")
-    store.mirror.push(folder)
-    objects_of(store).write(f"artifacts/top/{new['top'].key}/0badbeef/half", b"x")  # an upload that was killed
-    return keys(new)
-
-
-def keys(planned: dict[str, PlannedStep]) -> dict[str, str]:
-    return {name: one.key for name, one in planned.items()}
-
-
-def test_gc_removes_on_both_sides_what_no_machine_needs(
-    machines: tuple[Store, Store], capfd: pytest.CaptureFixture[str]
-) -> None:
-    one, other = machines
-    needed = filled(one)
-    before = objects_of(one).sizes("")
-    told = gc(other, capfd, dry_run=True)
-    assert objects_of(one).sizes("") == before
-    done = gc(other, capfd)
-    assert {**done, "dry_run": True} == told
-    assert [item["kind"] for item in done["removed"]] == ["artifact", "work folder", "rubbish", "run record"]
-    assert done["num_bytes"] > 0 and done["root"] == one.uri
-    left = objects_of(one).sizes("")
-    assert {name.split("/")[2] for name in left if name.startswith("artifacts/")} == set(needed.values())
-    assert not [name for name in left if "0badbeef" in name or name.startswith("work/")]
-    assert [r.id for r in runs.load_all(one)] == ["20260101-000002-bbbbbb"]
-    gc(one, capfd)  # the copies of this machine
-    assert {path.name for path in (one.root / "artifacts").glob("*/*")} == set(needed.values())
-    assert gc(one, capfd)["removed"] == []
-
-
-def dying(original: Callable[..., None], calls: Iterator[int], die_at: int | None) -> Callable[..., None]:
-    """The same, killed at the call number `die_at`."""
-
-    def call(*arguments: Any) -> None:
-        if next(calls) == die_at:
-            raise KeyboardInterrupt
-        original(*arguments)
-
-    return call
-
-
-def test_a_gc_that_was_killed_anywhere_can_be_repeated(
-    machines: tuple[Store, Store], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, _ = machines
-    left: list[set[str]] = []
-    for die_at in (None, 1, 2, 4):
-        filled(one)
-        with monkeypatch.context() as patched:
-            calls = itertools.count(1)
-            for name in ("delete", "delete_folder"):
-                patched.setattr(ObjectStore, name, dying(getattr(ObjectStore, name), calls, die_at))
-            code, _ = command(gc_command, one, capfd, keep_runs=1, dry_run=False)
-        assert code == (0 if die_at is None else 130)
-        assert {planned.status for planned in plan(one, chain(value=5)).values()} == {"reused"}
-        gc(one, capfd)
-        left.append({re.sub("/[0-9a-f]{8}/", "/", name) for name in objects_of(one).sizes("")})
-    assert all(one == left[0] for one in left) and left[0]
-
-
-def test_gc_keeps_what_a_run_on_another_machine_is_at(
-    machines: tuple[Store, Store], capfd: pytest.CaptureFixture[str]
-) -> None:
-    one, other = machines
-    key = plan(one, step("top"))["top"].key
-    process = {"host": "elsewhere", "pid": 1, "started": "1"}
-    runs.save(one, record(one, "20260101-000001-aaaaaa", planned={"top": key}, process=process, renewed_at=time.time()))
-    objects_of(one).write(f"artifacts/top/{key}/0badbeef/half", b"x")
-    (one.work_folder("top", key) / "checkpoint").write_text("x")
-    one.mirror.push(one.work_folder("top", key))
-    assert gc(other, capfd, keep_runs=0)["removed"] == []
-
-
-def test_gc_keeps_what_is_registered_in_the_mlflow_file_of_another_machine(
-    machines: tuple[Store, Store], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, other = machines
-    manifest = run(one, step("top"))["top"]
-    record_ = {"type": "model", "path": "model", "registered_name": "m", "alias": None}
-    where = Destination(uri=f"sqlite:///{one.root}/mlflow.db", experiment="x", artifact_location=None)
-    with monkeypatch.context() as patched:
-        patched.setattr("socket.gethostname", lambda: "elsewhere")
-        Delivered.load(one.root, where, one.objects).add([{**manifest, "records": []}], {"r1/top": "1"})
-    assert [item["kind"] for item in gc(other, capfd, keep_runs=0, dry_run=True)["removed"]] == ["artifact"]
-    name = f"artifacts/top/{manifest['key']}/manifest.json"
-    objects_of(one).write(name, json.dumps(sealed({**manifest, "records": [record_]})).encode())
-    assert gc(other, capfd, keep_runs=0)["removed"] == []
 
 
 def test_wrong_places_are_refused_in_one_line(
