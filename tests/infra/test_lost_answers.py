@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from infra.storage import manifest
 from infra.tracking.spool import Spool
 from infra.tracking.tracker import Connection, Destination, Uploader
 from infra.tracking.writer import ID_TAG
@@ -20,7 +21,8 @@ def messages(folder: Path) -> list[dict[str, Any]]:
     """One of every kind."""
     run = {"parent_id": None, "start_time": 1000, "tags": {"a": "b"}, "parameters": {"x": 1}}
     step = {"fromzero.key": KEY}
-    write_classifier(folder / "model")
+    write_classifier(folder / KEY / "model")
+    manifest.write(folder / KEY, {})
     (folder / "file.txt").write_text("content")
     dataset = {"name": "corpus", "digest": "d" * 32, "context": "raw", "source": 'file:///a "b".jsonl'}
     prompt = {"type": "prompt", "name": "lost-prompt", "template": "{{text}} is"}
@@ -35,7 +37,7 @@ def messages(folder: Path) -> list[dict[str, Any]]:
         {"kind": "datasets", "id": "lost/s", "datasets": [dataset]},
         {"kind": "metrics", "id": "lost/s", "points": points},
         {"kind": "tags", "id": "lost/s", "tags": {"c": "d"}},
-        model_message("lost/s", KEY, folder / "model", "lost-classifier"),
+        model_message("lost/s", KEY, folder / KEY / "model", "lost-classifier"),
         {"kind": "prompt", "id": "lost/s", "key": KEY, "record": prompt},
         {"kind": "end", "id": "lost/s", "status": "FINISHED", "end_time": 9000},
         {"kind": "lineage", "id": "lost", "about": "lost", "lineage": {"nodes": [node], "edges": []}},
