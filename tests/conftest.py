@@ -18,33 +18,31 @@ from tests.servers import MlflowServer, postgresql
 apply(run_environment())
 
 
-SHARED = {"smoke: Smoke": "smoke", "undisturbed: Left": "undisturbed"} | dict.fromkeys(
-    ("mlflow_server: MlflowServer", "store: Destination"), "MLflow server"
-)
-"""Fixtures of the session that take a minute to make, as test files ask for them."""
+ON_A_SERVER = ("mlflow_server: MlflowServer", "store: Destination")
+"""How test files ask for the MLflow server, which takes a while to start."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Deals tests out by file to the processes that `make test` has, files that share a fixture to the same one.
+    """Deals the fast tests out by file to the processes that `make test` has, those on a server to the same one.
 
     Not `--dist loadgroup`, which does nothing with pytest 9.2 (pytest-xdist 3.8).
     """
     from xdist.scheduler import LoadFileScheduling
 
-    class ByFixture(LoadFileScheduling):
+    class ByServer(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = str(super()._split_scope(nodeid))
-            return shared_fixture(config.rootpath / path) or path
+            return "MLflow server" if is_on_a_server(config.rootpath / path) else path
 
-    return ByFixture(config, log)
+    return ByServer(config, log)
 
 
 @functools.cache
-def shared_fixture(path: Path) -> str | None:
-    """What of SHARED the tests of a file use."""
+def is_on_a_server(path: Path) -> bool:
+    """Whether tests of this file use the MLflow server."""
     text = path.read_text("utf-8")
-    return next((SHARED[asked] for asked in SHARED if asked in text), None)
+    return any(asked in text for asked in ON_A_SERVER)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,10 +50,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def cost(item: pytest.Item) -> int:
         if item.get_closest_marker("slow"):
-            return 3 if shared_fixture(item.path) == "smoke" else 4  # the longest first: the processes end together
+            return 3
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             return 2
-        return int(shared_fixture(item.path) == "MLflow server")
+        return int(is_on_a_server(item.path))
 
     items.sort(key=cost)
 

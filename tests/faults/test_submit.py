@@ -27,6 +27,8 @@ pytestmark = pytest.mark.slow
 ARGUMENTS = tuple(word for word in micro.ARGUMENTS if word != "--json" and not word.startswith("--until"))
 LONG = "pretrain_mlm.steps=60"
 """So that a checkpoint is seen while the training goes on."""
+ENDLESS = "pretrain_mlm.steps=20000"
+"""So that a training goes on until somebody ends it, however slow the machine is at that."""
 MADE_BEFORE = ("task", "corpus", "tokenizer", "token_shards")
 TIMEOUT_SECONDS = 240
 
@@ -52,9 +54,9 @@ class Fromzero:
     def __call__(self, *arguments: str, **variables: str) -> Done:
         return ended(self.start(*arguments, **variables))
 
-    def submit(self, root: Path, *more: str) -> subprocess.Popen[str]:
+    def submit(self, root: Path, *more: str, steps: str = LONG) -> subprocess.Popen[str]:
         """The micro pipeline up to its training."""
-        return self.start("submit", *ARGUMENTS, LONG, "--until=pretrain_mlm", f"storage.root={root}", *more)
+        return self.start("submit", *ARGUMENTS, steps, "--until=pretrain_mlm", f"storage.root={root}", *more)
 
 
 @pytest.fixture(scope="module")
@@ -179,14 +181,14 @@ def test_a_driver_that_was_killed_is_submitted_again_and_goes_on(
 def test_who_stops_following_leaves_the_run_and_stop_ends_it(
     cluster: Cluster, fromzero: Fromzero, prepared: Path
 ) -> None:
-    follower = fromzero.submit(prepared)
+    follower = fromzero.submit(prepared, steps=ENDLESS)
     until(lambda: cluster.processes("RayTrainWorker"), follower)
     follower.send_signal(signal.SIGINT)
     left_alone = ended(follower)
     assert left_alone.code == 130 and "Traceback" not in left_alone.err, left_alone.err
     name = left_alone.err.split()[0]
     assert f"{name} goes on\n" in left_alone.err and f"fromzero stop {name} --address" in left_alone.err
-    joined = ended(fromzero.submit(prepared, "--detach"))
+    joined = ended(fromzero.submit(prepared, "--detach", steps=ENDLESS))
     assert joined.code == 0 and f"{name} goes on already" in joined.err
     (running,) = fromzero("status", name[:20], "--json").json["submissions"]
     assert running["status"] == "RUNNING" and running["run"]["status"] == "RUNNING"
