@@ -8,12 +8,10 @@ with those. On a cluster that folder must be on storage that every node sees, or
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from ray.tune.search import Searcher
 from components.finetuning.sweep import Sweep, Unit, ready_units, superseded, workload
 from components.finetuning.trial import Job, run_unit
 from components.finetuning.units import UnitResult, drop_state, finished, read_result
+from infra.cluster.environment import variables
 from infra.errors import FromzeroError, InfrastructureError
 from infra.tracking.client import StepTracker
 from infra.tracking.records import TrialRecord
@@ -166,7 +165,7 @@ def run_sweeps(job: Job, sweeps: Sequence[Sweep], work: Path, tracker: StepTrack
         resources["gpu"] = cluster.num_gpus_per_worker
     limit = max(1, int(ray.cluster_resources().get("CPU", 1) // cluster.threads_per_worker))
     _keep_secrets()
-    with _environment(TUNE_ENVIRONMENT):
+    with variables(TUNE_ENVIRONMENT):
         grid = tune.Tuner(
             tune.with_resources(UnitTrainable, resources),
             tune_config=tune.TuneConfig(
@@ -229,18 +228,6 @@ def _resume(job: Job, sweeps: Sequence[Sweep]) -> dict[str, UnitResult]:
                 break
             results |= known
     return results
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables that Tune reads while it runs, and puts back what was there."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def _keep_secrets() -> None:

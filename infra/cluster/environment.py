@@ -5,8 +5,9 @@ They are set before Ray, MLflow or Hugging Face are imported, because those read
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 OFFLINE = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -45,11 +46,23 @@ THREADS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM
 
 def run_environment(gpus: bool = False) -> dict[str, str]:
     """What the driver sets for itself and hands to every worker; `gpus`: whether workers have any."""
-    variables = OFFLINE | QUIET | RAY | MLFLOW | THREADS
-    return variables if gpus else variables | {"DS_ACCELERATOR": "cpu"}
+    common = OFFLINE | QUIET | RAY | MLFLOW | THREADS
+    return common if gpus else common | {"DS_ACCELERATOR": "cpu"}
 
 
-def apply(variables: Mapping[str, str]) -> None:
-    """Sets `variables` in this process, where the user has not set them."""
-    for name, value in variables.items():
+def apply(values: Mapping[str, str]) -> None:
+    """Sets `values` in this process, where the user has not set them."""
+    for name, value in values.items():
         os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets `values` for the block, whatever the user has set, and puts back what was there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.cluster.config import ClusterConfig
-from infra.cluster.environment import apply, run_environment
+from infra.cluster.environment import apply, run_environment, variables
 from infra.cluster.watch import RayWatch
 from infra.errors import InfrastructureError
 
@@ -75,7 +75,7 @@ def ray_session(config: ClusterConfig) -> Iterator[Cluster]:
         else:
             # What a local Ray starts has this process's variables. With a runtime_env each of its processes would
             # start twice (a second of CPU), and none of those that Ray starts in advance would fit.
-            with _variables(local):
+            with variables(local):
                 ray.init(
                     address="local",  # not the cluster that RAY_ADDRESS or a `ray start` on this machine leads to
                     num_cpus=int(available_cpus(config)),
@@ -95,18 +95,6 @@ def ray_session(config: ClusterConfig) -> Iterator[Cluster]:
             yield Cluster(resources=ray.cluster_resources(), watch=watch)
     finally:
         _abandon(node) if watch.lost else ray.shutdown()
-
-
-@contextlib.contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """The environment has `values` in the block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _abandon(node: Any) -> None:

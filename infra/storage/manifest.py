@@ -154,4 +154,4 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 def _canonical(manifest: Mapping[str, Any]) -> bytes:
     """The content without its seals, the same from Python and from JSON."""
     content = {name: value for name, value in manifest.items() if name not in SEALS}
-    return json.dumps(json.loads(json.dumps(content)), sort_keys=True, ensure_ascii=True).encode("ascii")
+    return json.dumps(content, sort_keys=True, ensure_ascii=True).encode("ascii")

@@ -154,7 +154,9 @@ class Targets:
                     yield Found(node=f"prompt/{key}/{record['name']}", made_by=(one,), store=self.store)
         for place in self.store.places("artifacts"):
             if place.name == key:
-                raise DamagedArtifactError(f"{target} was made by {_placed(place)}, which is damaged: fromzero doctor")
+                raise DamagedArtifactError(
+                    f"{target} was made by {place.parent.name}/{key}, which is damaged: fromzero doctor"
+                )
         raise UserError(
             f"{target} was made by the step with key {key}, which is not under {self.store.uri}; "
             f"it was made at {version.tags.get(URI_TAG, 'a place that its tags do not tell')}"
@@ -185,10 +187,6 @@ def _step_node(one: Manifest) -> str:
 
 def _model_node(one: Manifest, record: Mapping[str, Any]) -> str:
     return f"model/{one['key']}/{record['path']}"
-
-
-def _placed(folder: Path) -> str:
-    return f"{folder.parent.name}/{folder.name}"
 
 
 def _begins(whole: str, start: str) -> bool:
