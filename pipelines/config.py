@@ -12,7 +12,7 @@ from components.corpus.config import CorpusConfig, TaskConfig
 from components.finetuning.config import FinetuneConfig
 from components.finetuning.config import problems as finetune_problems
 from components.pretraining.config import PretrainConfig
-from components.pretraining.config import problems as pretrain_problems
+from components.pretraining.fit import problems as pretrain_problems
 from components.prompting.config import PromptConfig
 from components.prompting.config import problems as prompt_problems
 from components.tokenization.config import TokenizerConfig, TokenShardsConfig

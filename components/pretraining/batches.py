@@ -4,7 +4,7 @@ The mask is 4-D and boolean, L * L bytes a sequence (16 KiB at 128 tokens): fine
 attention kernels for variable lengths would serve better. A padding token sees itself only, so that no row of the
 mask is empty, which would make softmax give NaN.
 
-Shapes: B sequences, L tokens, T targets of the batch.
+Shapes: B sequences, L tokens, T targets of the batch, K losses of the objective.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class Batch:
     """Tokens without padding."""
 
     @property
-    def num_targets(self) -> int:
-        """T."""
-        return len(self.target_ids_T)
+    def num_targets_K(self) -> tuple[int, ...]:
+        """Targets of each loss of the objective."""
+        return (len(self.target_ids_T),)
 
     def to(self, device: torch.device) -> dict[str, torch.Tensor]:
         """What the network's forward takes, on `device`."""
@@ -84,7 +84,6 @@ def make_batch(
     indices_B: IntArray,
     epochs_B: IntArray,
     *,
-    causal: bool,
     validation: bool = False,
     scored: bool = True,
 ) -> Batch:
@@ -95,7 +94,6 @@ def make_batch(
         objective: makes the targets.
         indices_B: which sequences.
         epochs_B: in which epoch each is read.
-        causal: whether a token sees those after it.
         validation: fixed masks.
         scored: without it the batch has no targets: what a rank runs beside the others when it has nothing left.
     """
@@ -111,7 +109,7 @@ def make_batch(
     return Batch(
         input_ids_BL=torch.from_numpy(np.ascontiguousarray(targets.inputs_BL)),
         positions_BL=torch.from_numpy(shards.positions(indices_B)),
-        attention_B1LL=torch.from_numpy(attention_mask(sequences.segments_BL, causal=causal)),
+        attention_B1LL=torch.from_numpy(attention_mask(sequences.segments_BL, causal=objective.is_causal)),
         target_positions_T=torch.from_numpy(flat_T),
         target_ids_T=torch.from_numpy(targets.labels_BL.reshape(-1)[flat_T]),
         num_tokens=int((sequences.segments_BL > 0).sum()),

@@ -1,43 +1,104 @@
-"""What a user sets for a pretraining, and what is wrong with it, told without torch.
+"""What a user sets for a pretraining, told without torch. Which values fit one another is in `fit.py`.
 
 Fields marked execution say how to run and never change a key; everything else changes the model that comes out.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from infra.cluster.config import ClusterConfig
+from infra.errors import FromzeroError
 from infra.journal.config import FrozenConfig, execution_field
 
-ObjectiveName = Literal["masked_lm", "causal_lm", "label_lm"]
-Architecture = Literal["modernbert", "bert", "llama"]
+ObjectiveName = Literal[
+    "masked_lm", "masked_lm_nsp", "span_corruption", "denoising", "causal_lm", "prefix_lm", "label_lm"
+]
+Architecture = Literal["modernbert", "bert", "t5", "bart", "llama", "qwen3", "gpt2"]
+Kind = Literal["encoder", "encoder_decoder", "decoder"]
+Noise = Literal["token_masking", "token_deletion", "text_infilling", "sentence_permutation", "document_rotation"]
+ZeroStage = Literal[0, 1, 2, 3, "auto"]
+OnBadLoss = Literal["stop", "skip", "rollback"]
+
+KINDS: dict[Architecture, Kind] = {
+    "modernbert": "encoder",
+    "bert": "encoder",
+    "t5": "encoder_decoder",
+    "bart": "encoder_decoder",
+    "llama": "decoder",
+    "qwen3": "decoder",
+    "gpt2": "decoder",
+}
+OBJECTIVE_KINDS: dict[ObjectiveName, Kind] = {
+    "masked_lm": "encoder",
+    "masked_lm_nsp": "encoder",
+    "span_corruption": "encoder_decoder",
+    "denoising": "encoder_decoder",
+    "causal_lm": "decoder",
+    "prefix_lm": "decoder",
+    "label_lm": "decoder",
+}
+DEFAULT_ARCHITECTURES: dict[ObjectiveName, Architecture] = {
+    "masked_lm": "modernbert",
+    "masked_lm_nsp": "bert",
+    "span_corruption": "t5",
+    "denoising": "bart",
+    "causal_lm": "llama",
+    "prefix_lm": "llama",
+    "label_lm": "llama",
+}
 
 
 class ModelConfig(FrozenConfig):
-    """The network: an encoder (ModernBERT or BERT) or a Llama-style decoder, from random weights or from a folder."""
+    """The network: an encoder, an encoder-decoder or a decoder, from random weights or from a folder."""
 
     architecture: Architecture | None = Field(
-        None, description="without it modernbert for masked_lm, llama for causal_lm and label_lm"
+        None,
+        description="without it modernbert for masked_lm, bert for masked_lm_nsp, t5 for span_corruption, bart for "
+        "denoising, llama for causal_lm, prefix_lm and label_lm",
     )
     hidden_size: int = Field(256, ge=8, description="width")
-    num_layers: int = Field(4, ge=1, description="depth")
+    num_layers: int = Field(4, ge=1, description="depth; of the encoder and of the decoder each")
     num_heads: int = Field(4, ge=1, description="attention heads; divides hidden_size")
     intermediate_size: int | None = Field(
         None,
         ge=8,
-        description="feed-forward width; without it 4 * hidden_size (bert), 2 (modernbert), 8/3 up to 64s (llama)",
+        description="feed-forward width; without it 4 * hidden_size (bert, bart, gpt2), 2 (modernbert), 8/3 up to 64s "
+        "(llama, qwen3, t5)",
     )
     max_position_embeddings: int | None = Field(
         None, ge=1, description="longest document, tokens; without it sequence_length"
     )
+    dropout: float = Field(0.0, ge=0, lt=1, description="of hidden states; masks are keyed by sample")
+    vocab_multiple: int = Field(64, ge=1, description="the vocabulary of the network is padded to a multiple of this")
     target_parameters: int | None = Field(
-        None, ge=10_000, description="weights wanted; if given, it chooses width, depth and heads (models.py)"
+        None, ge=10_000, description="weights wanted; if given, it chooses width, depth and heads (sizes.py)"
     )
     init_from: str | None = execution_field(
         None, description="Hugging Face folder to start from; its content counts in the key, not its path"
+    )
+
+
+class HealthConfig(FrozenConfig):
+    """When a training counts as gone wrong, and what is done then."""
+
+    on_non_finite_loss: OnBadLoss = Field(
+        "stop", description="stop; skip the batch; or roll back rollback_steps and step over the batch"
+    )
+    on_loss_spike: OnBadLoss | None = Field(None, description="the same for a loss that jumps; null only logs it")
+    spike_deviations: float = Field(
+        8.0, gt=0, description="a loss this many standard deviations above the mean of the window is a spike"
+    )
+    spike_window_steps: int = Field(100, ge=10, description="losses that a new one is compared with, steps")
+    rollback_steps: int = Field(10, ge=1, description="how far back rollback goes, at least, steps")
+    max_incidents: int = Field(10, ge=1, description="batches that may be skipped before the training stops")
+    max_gradient_norm: float | None = Field(
+        None, gt=0, description="a gradient norm above this, before clipping, counts as a spike; null for no bound"
+    )
+    hang_timeout_seconds: float = execution_field(
+        900.0, gt=0, description="a rank that makes no progress for so long is named with its stack, and ended"
     )
 
 
@@ -47,34 +108,78 @@ class PretrainConfig(FrozenConfig):
     objective: ObjectiveName = Field("masked_lm", description="what the loss is")
     model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
     steps: int = Field(1000, ge=1, description="optimizer steps")
+    optimizer: Literal["adamw", "adafactor", "muon"] = Field(
+        "adamw", description="muon: matrices of the layers by Muon, everything else by AdamW"
+    )
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
+    muon_learning_rate: float = Field(0.02, gt=0, description="muon: peak learning rate of the matrices")
+    schedule: Literal["cosine", "linear", "wsd"] = Field(
+        "cosine", description="after the warmup; wsd: constant, then a linear decay over decay_fraction"
+    )
+    decay_fraction: float = Field(0.2, gt=0, le=1, description="wsd: last part of the steps, in which it falls")
     min_learning_rate_fraction: float = Field(0.1, ge=0, le=1, description="last learning rate, as part of the peak")
     warmup_fraction: float = Field(0.06, ge=0, le=1, description="part of the steps with rising learning rate")
     warmup_steps: int | None = Field(None, ge=0, description="if given, instead of warmup_fraction, steps")
     global_batch_size: int = Field(32, ge=1, description="sequences in one optimizer step, over all workers")
     sequence_length: int = Field(128, ge=8, description="tokens of a packed sequence; that of the token shards")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's, on matrices only")
+    weight_decay: float = Field(0.1, ge=0, description="on matrices only")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
     epsilon: float = Field(1e-8, gt=0, description="AdamW's")
     gradient_clipping: float | None = Field(1.0, gt=0, description="largest gradient norm; null for none")
-    masking_rate: float = Field(0.3, gt=0, lt=1, description="masked_lm: part of the text tokens that are targets")
+    precision: Literal["bf16", "fp32", "fp16"] = Field("bf16", description="of weights and activations in training")
+    seed: int = Field(0, ge=0, lt=2**63, description="of weights, order of samples, masks and dropout")
+
+    masking_rate: float = Field(
+        0.3, gt=0, lt=1, description="part of the text that is hidden; BERT and T5 took 0.15, BART 0.3"
+    )
+    masking_unit: Literal["token", "word", "span"] = Field(
+        "token", description="masked_lm: what is hidden at once; span: as in SpanBERT"
+    )
+    dynamic_masking: bool = Field(True, description="masked_lm: other masks in each epoch; false: always the same")
     mask_token_fraction: float = Field(0.8, ge=0, le=1, description="masked_lm: part of the targets shown as <mask>")
     random_token_fraction: float = Field(0.1, ge=0, le=1, description="masked_lm: part shown as a random token")
-    precision: Literal["bf16", "fp32", "fp16"] = Field("bf16", description="of weights and activations in training")
-    seed: int = Field(0, ge=0, lt=2**63, description="of weights, order of samples and masks")
+    mean_span_length: float = Field(
+        3.0, ge=1, description="tokens; of span_corruption, denoising and masking_unit=span"
+    )
+    noise: tuple[Noise, ...] = Field(
+        ("text_infilling", "sentence_permutation"), min_length=1, description="denoising: what is done to a document"
+    )
+
     validation_every_steps: int | None = Field(None, ge=1, description="null for the end only")
     max_validation_sequences: int | None = Field(512, ge=1, description="null for the whole split")
+    health: HealthConfig = Field(default_factory=lambda: HealthConfig.model_validate({}))
+    ds_config: dict[str, Any] = Field(
+        default_factory=dict, description="more settings for DeepSpeed, merged into what follows from the others"
+    )
     data_license: str | None = Field(
         None, description="of the training text, one line for the model card; without it, what corpus.sources say"
     )
 
-    zero_stage: int = execution_field(1, ge=0, le=3, description="DeepSpeed ZeRO stage")
+    zero_stage: ZeroStage = execution_field(
+        1, description="DeepSpeed ZeRO stage; auto: the smallest whose state fits the memory of a worker"
+    )
+    offload_optimizer: bool = execution_field(False, description="GPU, stage 1 or more: optimizer state in CPU memory")
+    offload_parameters: bool = execution_field(False, description="GPU, stage 3: weights in CPU memory")
+    activation_checkpointing: bool = execution_field(
+        False, description="compute activations again in the backward pass: less memory, a third more work"
+    )
     micro_batch_size_per_rank: int = execution_field(
         16, ge=1, description="most sequences a worker takes at once; the largest divisor of its share is used"
     )
     checkpoint_every_steps: int | None = execution_field(200, ge=1, description="null for no checkpoints")
     keep_checkpoints: int = execution_field(2, ge=1, description="newest checkpoints that are kept")
+    keep_best_checkpoints: int = execution_field(
+        0, ge=0, description="checkpoints of lowest validation loss that are kept beside them"
+    )
+    permanent_checkpoint_every_steps: int | None = execution_field(
+        None, ge=1, description="checkpoints that stay for good; null for none"
+    )
     log_every_steps: int = execution_field(10, ge=1, description="steps between two points of the history")
+    samples_every_steps: int | None = execution_field(
+        None, ge=1, description="steps between two tables of samples; null for one at the end"
+    )
+    num_samples: int = execution_field(4, ge=0, description="rows of a table of samples")
+    sample_tokens: int = execution_field(32, ge=1, description="longest sample that is generated, tokens")
     cluster: ClusterConfig = execution_field(
         default_factory=lambda: ClusterConfig.model_validate({}), description="workers and their resources"
     )
@@ -82,9 +187,19 @@ class PretrainConfig(FrozenConfig):
     @property
     def architecture(self) -> Architecture:
         """The architecture, by the objective where the model names none."""
-        if self.model.architecture is not None:
-            return self.model.architecture
-        return "modernbert" if self.objective == "masked_lm" else "llama"
+        return self.model.architecture or DEFAULT_ARCHITECTURES[self.objective]
+
+    @property
+    def kind(self) -> Kind:
+        """What the objective trains."""
+        return OBJECTIVE_KINDS[self.objective]
+
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage, once `auto` is resolved."""
+        if self.zero_stage == "auto":
+            raise FromzeroError("zero_stage=auto is not resolved yet")
+        return self.zero_stage
 
     @property
     def num_warmup_steps(self) -> int:
@@ -96,58 +211,3 @@ def micro_batch_size(config: PretrainConfig, world_size: int) -> int:
     """Sequences a rank takes at once: the largest divisor of its share of the batch that the config allows."""
     share = config.global_batch_size // world_size
     return max(size for size in range(1, min(share, config.micro_batch_size_per_rank) + 1) if share % size == 0)
-
-
-def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cluster") -> list[str]:
-    """Everything wrong with a combination of values, one line each.
-
-    Args:
-        config: valid field by field.
-        where: the config key of `config`, for the messages.
-        cluster: the config key of its cluster.
-    """
-    found: list[str] = []
-    batch, workers, model = config.global_batch_size, config.cluster.num_workers, config.model
-    if batch % workers:
-        fits = [count for count in range(1, min(batch, workers) + 1) if batch % count == 0]
-        up = -(-batch // workers) * workers
-        found.append(
-            f"{where}.global_batch_size={batch} must be a multiple of {cluster}.num_workers={workers}: "
-            f"set {where}.global_batch_size={up}, or {cluster}.num_workers to one of {', '.join(map(str, fits))}"
-        )
-    sizes_count = model.target_parameters is None and model.init_from is None
-    if sizes_count and model.hidden_size % model.num_heads:
-        found.append(
-            f"{where}.model.hidden_size={model.hidden_size} must be a multiple of "
-            f"{where}.model.num_heads={model.num_heads}"
-        )
-    elif sizes_count and config.architecture != "bert" and (model.hidden_size // model.num_heads) % 2:
-        found.append(
-            f"{where}.model.hidden_size={model.hidden_size} / {where}.model.num_heads={model.num_heads} must be "
-            "even: rotary positions turn pairs of numbers"
-        )
-    if (config.objective == "masked_lm") != (config.architecture != "llama"):
-        found.append(
-            f"{where}.model.architecture={config.architecture} does not fit {where}.objective={config.objective}: "
-            "masked_lm takes modernbert or bert, causal_lm and label_lm take llama"
-        )
-    if model.max_position_embeddings is not None and model.max_position_embeddings < config.sequence_length:
-        found.append(
-            f"{where}.model.max_position_embeddings={model.max_position_embeddings} must be at least "
-            f"{where}.sequence_length={config.sequence_length}"
-        )
-    if config.num_warmup_steps >= config.steps and config.num_warmup_steps > 0:
-        found.append(f"{where}.warmup_steps={config.num_warmup_steps} must be fewer than {where}.steps={config.steps}")
-    if config.mask_token_fraction + config.random_token_fraction > 1:
-        found.append(
-            f"{where}.mask_token_fraction={config.mask_token_fraction} and {where}.random_token_fraction="
-            f"{config.random_token_fraction} must not exceed 1 together"
-        )
-    if not all(0 <= beta < 1 for beta in config.betas):
-        found.append(f"{where}.betas={list(config.betas)} must each be at least 0 and less than 1")
-    if config.precision == "fp16" and config.cluster.num_gpus_per_worker == 0:
-        found.append(
-            f"{where}.precision=fp16 needs GPUs, and {cluster}.num_gpus_per_worker=0: "
-            f"set {where}.precision to bf16 or fp32"
-        )
-    return found

@@ -33,7 +33,7 @@ def run_distributed(job: Any, run_name: str) -> None:
     """Trains with `num_workers` Ray Train workers; returns when `export/` is in the work folder.
 
     Args:
-        job: a `loop.TrainingJob`.
+        job: a `training.TrainingJob`.
         run_name: for people; a word is added to it, because Ray resumes a run whose name it has seen.
 
     Raises:

@@ -85,7 +85,7 @@ def deepspeed_config(config: PretrainConfig, world_size: int, num_parameters: in
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": config.global_batch_size // world_size // micro,
         "zero_optimization": {
-            "stage": config.zero_stage,
+            "stage": config.stage,
             "overlap_comm": config.cluster.num_gpus_per_worker > 0,
             "contiguous_gradients": True,
             "reduce_bucket_size": bucket,
@@ -117,7 +117,7 @@ class TrainingEngine:
     """A DeepSpeed engine with the few things that the loop needs.
 
     Args:
-        module: its forward gives a summed loss; moved and cast in place.
+        module: its forward gives summed losses; moved and cast in place.
         config: of the training.
         world_size: ranks of the default process group.
     """
@@ -150,8 +150,8 @@ class TrainingEngine:
         self.world_size = world_size
         self.num_micro_batches = told["gradient_accumulation_steps"]
         self.micro_batch_size = told["train_micro_batch_size_per_gpu"]
-        self._stage = config.zero_stage
-        self._plain = config.precision == "fp32" and config.zero_stage == 0
+        self._stage = config.stage
+        self._plain = config.precision == "fp32" and config.stage == 0
 
     @property
     def device(self) -> torch.device:
@@ -164,24 +164,32 @@ class TrainingEngine:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
 
-    def accumulate(self, inputs: Mapping[str, torch.Tensor], global_num_targets: int) -> torch.Tensor:
-        """Forward and backward of one micro batch; steps the optimizer after the last one of a step.
+    def accumulate(self, inputs: Mapping[str, torch.Tensor], weights_K: torch.Tensor) -> torch.Tensor:
+        """Forward and backward of one micro batch; `update` follows after the last one of a step.
 
-        DeepSpeed averages gradients over ranks and micro batches; with this scale what results is the gradient of
-        (sum of the loss over the global batch) / (its targets), whatever the world size.
+        DeepSpeed averages gradients over ranks and micro batches; with this scale what results is the gradient of the
+        weighted sum of losses over the global batch, whatever the world size.
+
+        Args:
+            inputs: of the module's forward, which gives K summed losses.
+            weights_K: for each loss 1 / (its targets in the global batch).
 
         Returns:
-            the summed loss of the micro batch, detached.
+            the summed losses of the micro batch, detached; [K].
         """
-        loss = self.engine(**inputs)
-        scale = self.world_size * self.num_micro_batches / max(1, global_num_targets)
-        self.engine.backward(loss * scale)
-        if self._plain and self.engine.is_gradient_accumulation_boundary():
+        losses_K = self.engine(**inputs)
+        self.engine.backward((losses_K * weights_K).sum() * (self.world_size * self.num_micro_batches))
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()
+        detached: torch.Tensor = losses_K.detach()
+        return detached
+
+    def update(self) -> None:
+        """Clips the gradient and steps the optimizer, after the last micro batch of a step."""
+        if self._plain:
             gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
             self._plain_norm = float(torch.nn.utils.get_total_norm(gradients))
         self.engine.step()
-        detached: torch.Tensor = loss.detach()
-        return detached
 
     def gradient_norm(self) -> float:
         """Norm of the last step's gradient before clipping, the same on all ranks."""
@@ -189,11 +197,11 @@ class TrainingEngine:
 
     @torch.no_grad()
     def evaluate(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Summed loss without gradient. All ranks call it equally often: stage 3 gathers weights in it."""
+        """Summed losses [K] without gradient. All ranks call it equally often: stage 3 gathers weights in it."""
         self.engine.eval()
-        loss: torch.Tensor = self.engine(**inputs)
+        losses_K: torch.Tensor = self.engine(**inputs)
         self.engine.train()
-        return loss
+        return losses_K
 
     def masters(self) -> dict[int, torch.Tensor]:
         """The fp32 weights of stage 0 in bf16 or fp16, by id of the weight; `safe_get_full_fp32_param` knows none."""

@@ -79,11 +79,10 @@ def evaluate(engine: TrainingEngine, shards: TokenShards, objective: Objective, 
             objective,
             indices_B,
             np.zeros_like(indices_B),
-            causal=config.architecture == "llama",
             validation=True,
             scored=scored,
         )
-        nats += engine.evaluate(batch.to(engine.device)).double().cpu()
+        nats += engine.evaluate(batch.to(engine.device))[:1].double().cpu()
         counts_V += np.bincount(batch.target_ids_T.numpy(), minlength=len(counts_V))
     both = torch.cat([nats, torch.from_numpy(counts_V).double()]).to(engine.device)
     dist.all_reduce(both)

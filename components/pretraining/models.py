@@ -11,7 +11,7 @@ On a CPU attention is `eager`: at 128 tokens it trains 1.3 to 1.5 times as fast 
 Dropout is 0: the runs here read their text a few times at most, and the loss then depends on nothing but the weights
 and the batch. Embeddings and output head are tied, which at 6M weights and a vocabulary of 8192 saves a third.
 
-Shapes: B sequences, L tokens, T targets, D width, V vocabulary.
+Shapes: B sequences, L tokens, T targets, D width, V vocabulary, K losses.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class TargetLoss(nn.Module):
         target_positions_T: torch.Tensor,
         target_ids_T: torch.Tensor,
     ) -> torch.Tensor:
-        """Sum over the targets of -log p, in nats; fp32 scalar."""
+        """Sum over the targets of -log p, in nats; fp32 [K], a sum for each loss of the objective."""
         model = self.language_model
         extra = {"use_cache": False} if model.config.model_type == "llama" else {}
         hidden_BLD = model.base_model(
@@ -214,7 +214,7 @@ class TargetLoss(nn.Module):
         ).last_hidden_state
         hidden_TD = hidden_BLD.reshape(-1, hidden_BLD.shape[-1]).index_select(0, target_positions_T)
         logits_TV = self._head(hidden_TD).float()
-        return nn.functional.cross_entropy(logits_TV, target_ids_T, reduction="sum")
+        return nn.functional.cross_entropy(logits_TV, target_ids_T, reduction="sum")[None]
 
     def _head(self, hidden_TD: torch.Tensor) -> torch.Tensor:
         model = self.language_model

@@ -50,8 +50,8 @@ def load_checkpoint(
     made, folder = checkpoint.manifest, checkpoint.folder
     if (made.world_size, made.zero_stage) == (
         world_size,
-        config.zero_stage,
-    ) or made.zero_stage == config.zero_stage == 0:
+        config.stage,
+    ) or made.zero_stage == config.stage == 0:
         path, _ = engine.engine.load_checkpoint(str(folder), tag=TAG, load_lr_scheduler_states=False)
         if path is None:
             raise InfrastructureError(f"{folder}: DeepSpeed found nothing to load")
@@ -62,10 +62,10 @@ def load_checkpoint(
         made.world_size,
         made.zero_stage,
         world_size,
-        config.zero_stage,
+        config.stage,
     )
     saved = SavedState(folder / TAG, made.zero_stage, made.world_size, engine.groups)
-    write(engine, saved, config.zero_stage)
+    write(engine, saved, config.stage)
     return engine
 
 

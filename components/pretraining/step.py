@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from components.pretraining.config import PretrainConfig, problems
+from components.pretraining.config import PretrainConfig
+from components.pretraining.fit import problems
 from infra.errors import ConfigError, DataError
 from infra.journal.step import Artifact, StepContext, StepOutput
 from infra.storage.raw import RawFile, digest_file
@@ -48,7 +49,8 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
     """
     from components.pretraining.distributed import run_distributed
     from components.pretraining.export import EXPORT_NAME, HISTORY_NAME, MODEL_NAME, read_result
-    from components.pretraining.loop import ATTEMPTS_NAME, TrainingJob
+    from components.pretraining.loop import ATTEMPTS_NAME
+    from components.pretraining.training import TrainingJob
 
     started = time.time()
     if "init" in inputs:

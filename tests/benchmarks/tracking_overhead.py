@@ -29,7 +29,7 @@ from rich.table import Table
 
 from components.pretraining.distributed import run_distributed
 from components.pretraining.export import read_result
-from components.pretraining.loop import TrainingJob
+from components.pretraining.training import TrainingJob
 from infra.cluster.session import ray_session
 from infra.journal.execution import Execution, Listener
 from infra.journal.plan import make_plan, order

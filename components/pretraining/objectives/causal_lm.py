@@ -22,6 +22,11 @@ class CausalLm:
 
     vocabulary: Vocabulary
 
+    @property
+    def is_causal(self) -> bool:
+        """A position sees those before it only."""
+        return True
+
     def targetable(self, tokens_BL: IntArray) -> BoolArray:
         """Which tokens may be targets: text and the end of a document."""
         never = [self.vocabulary.pad, self.vocabulary.bos, self.vocabulary.mask]

@@ -33,6 +33,11 @@ class MaskedLm:
     random_token_fraction: float = 0.1
     seed: int = 0
 
+    @property
+    def is_causal(self) -> bool:
+        """A position sees the whole document."""
+        return False
+
     def targetable(self, tokens_BL: IntArray) -> BoolArray:
         """Which tokens may be targets: those that stand for text."""
         return ~np.isin(tokens_BL, self.vocabulary.special)

@@ -67,6 +67,11 @@ class Objective(Protocol):
         """What it knows of the tokenizer."""
         ...
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether a position sees those before it only."""
+        ...
+
     def targetable(self, tokens_BL: IntArray) -> BoolArray:
         """Which tokens may be targets."""
         ...

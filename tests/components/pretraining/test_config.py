@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from components.pretraining.config import PretrainConfig, micro_batch_size, problems
+from components.pretraining.config import PretrainConfig, micro_batch_size
+from components.pretraining.fit import problems
 from components.pretraining.schedule import learning_rate
 from infra.energy.flops import matmul_parameters, transformer_flops
 from infra.journal.config import is_execution
@@ -53,10 +54,18 @@ def test_how_to_run_is_no_part_of_the_key() -> None:
     execution = {name for name in PretrainConfig.model_fields if is_execution(PretrainConfig, name)}
     assert execution == {
         "zero_stage",
+        "offload_optimizer",
+        "offload_parameters",
+        "activation_checkpointing",
         "micro_batch_size_per_rank",
         "checkpoint_every_steps",
         "keep_checkpoints",
+        "keep_best_checkpoints",
+        "permanent_checkpoint_every_steps",
         "log_every_steps",
+        "samples_every_steps",
+        "num_samples",
+        "sample_tokens",
         "cluster",
     }
 

@@ -47,8 +47,8 @@ def plain_loop(data: Path, config: PretrainConfig) -> list[float]:
     found = []
     for step in range(config.steps):
         indices_G, epochs_G = sampler.global_batch(step)
-        batch = make_batch(shards, objective, indices_G, epochs_G, causal=config.architecture == "llama")
-        loss = module(**batch.to(torch.device("cpu"))) / batch.num_targets
+        batch = make_batch(shards, objective, indices_G, epochs_G)
+        loss = module(**batch.to(torch.device("cpu")))[0] / batch.num_targets_K[0]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), config.gradient_clipping or float("inf"))
         for group in optimizer.param_groups:
@@ -122,11 +122,10 @@ def test_the_saved_model_has_the_reported_validation_loss(
         make_objective(config, shards),
         indices_B,
         np.zeros_like(indices_B),
-        causal=objective == "causal_lm",
         validation=True,
     )
     with torch.no_grad():
-        loss = float(TargetLoss(model)(**batch.to(torch.device("cpu")))) / batch.num_targets
+        loss = float(TargetLoss(model)(**batch.to(torch.device("cpu")))[0]) / batch.num_targets_K[0]
     reported = json.loads((folder / "result.json").read_text())["metrics"]
     assert loss == pytest.approx(reported["validation_loss"], rel=2e-3)
     assert "fill-mask" in (folder / "model" / "README.md").read_text() or objective == "causal_lm"

@@ -32,7 +32,8 @@ def main(path: str) -> None:
     import torch.distributed as dist
 
     from components.pretraining.config import PretrainConfig
-    from components.pretraining.loop import TrainingJob, train
+    from components.pretraining.loop import train
+    from components.pretraining.training import TrainingJob
     from infra.tracking.client import StepTracker
 
     torch.set_num_threads(1)

@@ -1,0 +1,106 @@
+"""One training as a rank holds it: the job, its parts, and the state that changes.
+
+Shapes: K losses of the objective.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from components.pretraining.checkpoint import CheckpointStore, Progress
+from components.pretraining.config import PretrainConfig
+from components.pretraining.engine import TrainingEngine
+from components.pretraining.models import TargetLoss
+from components.pretraining.objectives.objective import Objective
+from components.pretraining.sampler import Sampler
+from components.tokenization.shards import TokenShards
+from infra.storage.mirror import Mirror
+from infra.tracking.client import StepTracker
+
+FINAL_LOSS_FRACTION = 0.05
+"""`train_loss` is the mean over this last part of the steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingJob:
+    """What one training reads and writes; can be pickled."""
+
+    config: PretrainConfig
+    shards: Path
+    tokenizer: Path
+    work: Path
+    """Checkpoints and, at the end, `export/`: seen by all ranks."""
+    key: str
+    """Of the step: names the lineage, and what a checkpoint belongs to."""
+    name: str
+    """Of the step, for people."""
+    tracker: StepTracker
+    mirror: Mirror = Mirror(Path("/"))
+    """Of the root that the paths lie in."""
+    data_license: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainingState:
+    """What changes while training."""
+
+    progress: Progress
+    history: list[dict[str, Any]]
+    recent_losses: list[float]
+    train_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
+    first_step_at: float | None = None
+    tokens_here: int = 0
+    """Tokens since this attempt began."""
+    told_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.progress.step
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all ranks, since this attempt began."""
+        return self.tokens_here / max(self.train_seconds, 1e-9)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """The parts of a training on one rank."""
+
+    job: TrainingJob
+    shards: TokenShards
+    validation: TokenShards
+    objective: Objective
+    module: TargetLoss
+    engine: TrainingEngine
+    sampler: Sampler
+    store: CheckpointStore
+    attempt: str
+    """A word that no other attempt at this training has."""
+    state: TrainingState
+
+    @property
+    def config(self) -> PretrainConfig:
+        """The job's."""
+        return self.job.config
+
+    def final_loss(self) -> float:
+        """Mean over the last part of the steps: the metric of the step, and the last point of its curve."""
+        losses = self.state.recent_losses[-max(1, math.ceil(FINAL_LOSS_FRACTION * self.config.steps)) :]
+        return sum(losses) / len(losses)
+
+    def log(self, row: Mapping[str, float], measured: Mapping[str, float]) -> None:
+        """One point: deterministic values into the history, all of them to the tracker."""
+        step = self.state.step
+        self.state.history.append({"step": step, **row})
+        if dist.get_rank() == 0:
+            self.job.tracker.log_metrics({**row, **measured}, step)
