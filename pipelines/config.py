@@ -20,7 +20,12 @@ from infra.cluster.config import ClusterConfig
 from infra.journal.config import FrozenConfig, execution_field
 from infra.tracking.config import TrackingConfig
 
-OBJECTIVES = {"pretrain_mlm": "masked_lm", "pretrain_clm": "causal_lm", "tune_decoder": "label_lm"}
+OBJECTIVES = {
+    "pretrain_mlm": ("masked_lm", "masked_lm_nsp", "span_corruption", "denoising"),
+    "pretrain_clm": ("causal_lm", "prefix_lm"),
+    "tune_decoder": ("label_lm",),
+}
+"""What each step may train."""
 
 
 class StorageConfig(FrozenConfig):
@@ -69,8 +74,8 @@ def section_problems(name: str, section: Any) -> Iterator[str]:
         section: its config, valid field by field.
     """
     if name in OBJECTIVES:
-        if section.objective != OBJECTIVES[name]:
-            yield f"{name}.objective={section.objective}: this step trains {OBJECTIVES[name]}"
+        if section.objective not in OBJECTIVES[name]:
+            yield f"{name}.objective={section.objective}: this step trains {', '.join(OBJECTIVES[name])}"
         yield from pretrain_problems(section, name)
     if name == "tune_decoder":
         for field in section.model.model_dump(exclude_defaults=True):

@@ -51,6 +51,10 @@ DEFAULT_ARCHITECTURES: dict[ObjectiveName, Architecture] = {
 }
 
 
+NUM_SENTINELS = 100
+"""Of span_corruption, as T5 has: `<extra_id_0>` is the id after the tokenizer's last, and so on."""
+
+
 class ModelConfig(FrozenConfig):
     """The network: an encoder, an encoder-decoder or a decoder, from random weights or from a folder."""
 
@@ -133,16 +137,26 @@ class PretrainConfig(FrozenConfig):
         0.3, gt=0, lt=1, description="part of the text that is hidden; BERT and T5 took 0.15, BART 0.3"
     )
     masking_unit: Literal["token", "word", "span"] = Field(
-        "token", description="masked_lm: what is hidden at once; span: as in SpanBERT"
+        "token", description="masked_lm and masked_lm_nsp: what is hidden at once; span: as in SpanBERT"
     )
-    dynamic_masking: bool = Field(True, description="masked_lm: other masks in each epoch; false: always the same")
-    mask_token_fraction: float = Field(0.8, ge=0, le=1, description="masked_lm: part of the targets shown as <mask>")
-    random_token_fraction: float = Field(0.1, ge=0, le=1, description="masked_lm: part shown as a random token")
+    dynamic_masking: bool = Field(
+        True, description="masked_lm and masked_lm_nsp: other masks (and pairs) in each epoch; false: always the same"
+    )
+    mask_token_fraction: float = Field(
+        0.8, ge=0, le=1, description="masked_lm and masked_lm_nsp: part of the targets shown as <mask>"
+    )
+    random_token_fraction: float = Field(
+        0.1, ge=0, le=1, description="masked_lm and masked_lm_nsp: part shown as a random token"
+    )
     mean_span_length: float = Field(
-        3.0, ge=1, description="tokens; of span_corruption, denoising and masking_unit=span"
+        3.0,
+        ge=1,
+        description="of span_corruption and denoising: tokens; of masking_unit=span: words, SpanBERT took 3.8",
     )
     noise: tuple[Noise, ...] = Field(
-        ("text_infilling", "sentence_permutation"), min_length=1, description="denoising: what is done to a document"
+        ("text_infilling", "sentence_permutation"),
+        min_length=1,
+        description="denoising: what is done to a document; masking_rate is what the token noises hide together",
     )
 
     validation_every_steps: int | None = Field(None, ge=1, description="null for the end only")
@@ -211,3 +225,14 @@ def micro_batch_size(config: PretrainConfig, world_size: int) -> int:
     """Sequences a rank takes at once: the largest divisor of its share of the batch that the config allows."""
     share = config.global_batch_size // world_size
     return max(size for size in range(1, min(share, config.micro_batch_size_per_rank) + 1) if share % size == 0)
+
+
+def num_sentinels(config: PretrainConfig) -> int:
+    """Ids that the objective needs beyond those of the tokenizer."""
+    return NUM_SENTINELS if config.objective == "span_corruption" else 0
+
+
+def network_vocab_size(config: PretrainConfig, vocab_size: int) -> int:
+    """Rows of the network's embeddings: the tokenizer's `vocab_size`, the sentinels, padding to `vocab_multiple`."""
+    multiple = config.model.vocab_multiple
+    return -(-(vocab_size + num_sentinels(config)) // multiple) * multiple

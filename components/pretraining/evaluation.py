@@ -52,6 +52,7 @@ class Evaluation:
         found = {"validation_loss": self.loss, "validation_perplexity": math.exp(min(self.loss, 700.0))}
         counts_V = self.target_counts_V.copy()
         counts_V[objective.vocabulary.special] = 0
+        counts_V[objective.vocabulary.size :] = 0
         num_text_targets, split = int(counts_V.sum()), shards.split
         if split.num_target_tokens is None and num_text_targets and split.num_text_bytes:
             bytes_per_token = split.num_text_bytes / split.num_text_tokens
@@ -70,7 +71,7 @@ def evaluate(engine: TrainingEngine, shards: TokenShards, objective: Objective, 
     size = config.micro_batch_size_per_rank
     batches = [np.arange(first, min(first + size, number), dtype=np.int64) for first in range(0, number, size)]
     nats = torch.zeros(1, dtype=torch.float64)
-    counts_V = np.zeros(shards.index.vocab_size, dtype=np.int64)
+    counts_V = np.zeros(objective.vocabulary.num_ids, dtype=np.int64)
     for first in range(0, len(batches), world_size):
         scored = first + rank < len(batches)
         indices_B = batches[first + rank] if scored else batches[0]
@@ -98,7 +99,7 @@ def training_counts(shards: TokenShards, objective: Objective) -> IntArray | Non
 
     From the marks where the shards have them, else from `unigram_counts.npy`; None without either.
     """
-    counts_V = np.zeros(shards.index.vocab_size, dtype=np.int64)
+    counts_V = np.zeros(objective.vocabulary.num_ids, dtype=np.int64)
     path = Path(shards.folder) / UNIGRAM_COUNTS_NAME
     if shards.split.num_target_tokens is not None:
         for first in range(0, len(shards), CHUNK):
@@ -106,7 +107,8 @@ def training_counts(shards: TokenShards, objective: Objective) -> IntArray | Non
             marked_T = shards.tokens(indices_B)[shards.targets(indices_B)]
             counts_V += np.bincount(marked_T, minlength=len(counts_V))
     elif path.is_file():
-        counts_V += np.load(path)
+        known_V = np.load(path)
+        counts_V[: len(known_V)] += known_V
     else:
         return None
     return counts_V

@@ -5,7 +5,9 @@ Told without torch and all at once, before anything starts.
 
 from __future__ import annotations
 
-from components.pretraining.config import KINDS, PretrainConfig
+import math
+
+from components.pretraining.config import KINDS, NUM_SENTINELS, PretrainConfig
 
 ROTARY = ("modernbert", "llama", "qwen3")
 """Architectures with rotary positions."""
@@ -57,6 +59,7 @@ def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cl
             f"{where}.mask_token_fraction={config.mask_token_fraction} and {where}.random_token_fraction="
             f"{config.random_token_fraction} must not exceed 1 together"
         )
+    found += _noise_problems(config, where)
     if not all(0 <= beta < 1 for beta in config.betas):
         found.append(f"{where}.betas={list(config.betas)} must each be at least 0 and less than 1")
     if config.precision == "fp16" and config.cluster.num_gpus_per_worker == 0:
@@ -64,4 +67,34 @@ def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cl
             f"{where}.precision=fp16 needs GPUs, and {cluster}.num_gpus_per_worker=0: "
             f"set {where}.precision to bf16 or fp32"
         )
+    return found
+
+
+def _noise_problems(config: PretrainConfig, where: str) -> list[str]:
+    """What the objective cannot do to a text."""
+    found: list[str] = []
+    rate, mean, length = config.masking_rate, config.mean_span_length, config.sequence_length
+    told = f"{where}.masking_rate={rate} and {where}.mean_span_length={mean}"
+    with_spans = {
+        "span_corruption": True,
+        "denoising": "text_infilling" in config.noise,
+        "masked_lm": config.masking_unit == "span",
+        "masked_lm_nsp": config.masking_unit == "span",
+    }.get(config.objective, False)
+    if with_spans and mean >= length:
+        found.append(f"{where}.mean_span_length={mean} must be less than {where}.sequence_length={length}")
+    if config.objective == "span_corruption":
+        if rate > mean / (1 + mean):
+            found.append(
+                f"{told} leave no token between two spans: set {where}.masking_rate to at most "
+                f"{math.floor(1000 * mean / (1 + mean)) / 1000}, or longer spans"
+            )
+        if round(rate * length / mean) > NUM_SENTINELS:
+            found.append(
+                f"{told} make {round(rate * length / mean)} spans of a document of {where}.sequence_length={length} "
+                f"tokens, and there are {NUM_SENTINELS} sentinels: set {where}.mean_span_length to at least "
+                f"{math.ceil(10 * rate * length / NUM_SENTINELS) / 10}"
+            )
+    if config.objective == "denoising" and len(set(config.noise)) < len(config.noise):
+        found.append(f"{where}.noise={list(config.noise)} names one twice")
     return found

@@ -65,7 +65,7 @@ def _start(job: TrainingJob) -> Training:
     """The parts of the training, standing where its newest checkpoint stood."""
     config, world_size, rank = job.config, dist.get_world_size(), dist.get_rank()
     shards, validation = _open_shards(job)
-    objective = make_objective(config, shards)
+    objective = make_objective(config, shards, job.tokenizer)
     words = objective.vocabulary
     special = {"pad": words.pad, "bos": words.bos, "eos": words.eos}
     module = TargetLoss(build_model(config, shards.index.vocab_size, special))

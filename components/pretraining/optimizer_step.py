@@ -60,7 +60,14 @@ def _batches(training: Training) -> list[Batch]:
     indices_G, epochs_G = training.sampler.global_batch(training.state.step)
     share, size = len(indices_G) // dist.get_world_size(), training.engine.micro_batch_size
     first = dist.get_rank() * share
+    seed = training.config.seed if training.config.model.dropout else None
     return [
-        make_batch(training.shards, training.objective, indices_G[at : at + size], epochs_G[at : at + size])
+        make_batch(
+            training.shards,
+            training.objective,
+            indices_G[at : at + size],
+            epochs_G[at : at + size],
+            dropout_seed=seed,
+        )
         for at in range(first, first + share, size)
     ]

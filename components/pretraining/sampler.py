@@ -20,6 +20,7 @@ from components.pretraining.hashing import mix, uint64_of
 IntArray = npt.NDArray[np.int64]
 UintArray = npt.NDArray[np.uint64]
 NUM_ROUNDS = 6
+SAMPLE, HASH_BITS = 62, 52
 
 
 def permute(offsets_G: IntArray, num_sequences: int, seed: int, epoch: int) -> IntArray:
@@ -56,3 +57,20 @@ class Sampler:
             here_G = epochs_G == epoch
             indices_G[here_G] = permute(offsets_G[here_G], self.num_sequences, self.seed, epoch)
         return indices_G, epochs_G
+
+
+def sample_hash(previous: int, first_position: int, indices_G: IntArray, epochs_G: IntArray) -> int:
+    """A hash of all samples read so far and their order, of 52 bits, so that a float64 holds it.
+
+    It is a sum over samples of a hash of (position, epoch, sequence): however the samples are cut into batches, and on
+    however many ranks they are read, one order gives one hash. Two runs that once differed stay different.
+
+    Args:
+        previous: what this gave for the samples before; 0 at the start.
+        first_position: how many samples those were.
+        indices_G: sequence numbers of the next ones, in order.
+        epochs_G: their epochs.
+    """
+    positions_G = np.arange(first_position, first_position + len(indices_G), dtype=np.uint64)
+    hashes_G = mix(uint64_of(SAMPLE), positions_G, epochs_G.astype(np.uint64), indices_G.astype(np.uint64))
+    return (previous + int(hashes_G.sum(dtype=np.uint64))) % (1 << HASH_BITS)

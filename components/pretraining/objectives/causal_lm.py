@@ -40,4 +40,4 @@ class CausalLm:
         mask_BL = np.zeros(tokens_BL.shape, dtype=bool)
         same_document = (segments_BL[:, 1:] == segments_BL[:, :-1]) & (segments_BL[:, 1:] > 0)
         mask_BL[:, :-1] = same_document & self.targetable(tokens_BL[:, 1:])
-        return Targets(inputs_BL=tokens_BL, mask_BL=mask_BL, labels_BL=labels_BL)
+        return Targets(inputs_BL=tokens_BL, segments_BL=segments_BL, mask_BX=mask_BL, labels_BX=labels_BL)

@@ -27,6 +27,6 @@ class LabelLm(CausalLm):
         causal = CausalLm.prepare(self, sequences, validation=validation)
         if sequences.marked_BL is None:
             return causal
-        marked_BL = np.zeros_like(causal.mask_BL)
+        marked_BL = np.zeros_like(causal.mask_BX)
         marked_BL[:, :-1] = sequences.marked_BL[:, 1:]
-        return replace(causal, mask_BL=causal.mask_BL & marked_BL)
+        return replace(causal, mask_BX=causal.mask_BX & marked_BL)

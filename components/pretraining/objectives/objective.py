@@ -1,6 +1,6 @@
 """What an objective is: from packed sequences it makes what the network sees and what it is to predict.
 
-Shapes: B sequences, L tokens.
+Shapes: B sequences, L tokens, M decoder tokens, X one of the two, P pairs of segments, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from components.pretraining.hashing import UintArray, mix, uint64_of
+
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+TRAINING, VALIDATION = 1, 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +32,16 @@ class Sequences:
     """Number of each sequence in its split."""
     epochs_B: IntArray
     """Epoch in which each is read."""
+    partners: Sequences | None = None
+    """For next-sentence prediction: another sequence of the split beside each; None where there is no other."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderSide:
+    """What the decoder of an encoder-decoder reads; its documents have the numbers of those of the encoder."""
+
+    inputs_BM: IntArray
+    segments_BM: IntArray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,11 +49,22 @@ class Targets:
     """Inputs and targets of a batch."""
 
     inputs_BL: IntArray
-    """Token ids that the network sees."""
-    mask_BL: BoolArray
-    """At which positions something is predicted."""
-    labels_BL: IntArray
+    """Token ids that the network, or its encoder, sees."""
+    segments_BL: IntArray
+    """Number of the document of each of them, from 1; 0 for padding."""
+    mask_BX: BoolArray
+    """At which positions something is predicted: [B, M] with a decoder side, else [B, L]."""
+    labels_BX: IntArray
     """The token to predict there; elsewhere meaningless."""
+    prefix_BL: BoolArray | None = None
+    """Tokens that all of their document see, also from the left."""
+    decoder: DecoderSide | None = None
+    token_types_BL: IntArray | None = None
+    """0 for the first segment of a pair, 1 for the second."""
+    pair_positions_P: IntArray | None = None
+    """Flat index, into B * L, of the first token of each pair."""
+    pair_labels_P: IntArray | None = None
+    """0 where the second segment follows the first, 1 where it is from elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,15 +72,41 @@ class Vocabulary:
     """What objectives know of the tokenizer."""
 
     size: int
+    """Its tokens, without sentinels."""
     pad: int
     bos: int
     eos: int
     mask: int
+    num_sentinels: int = 0
+    """Ids from `size` upward, each of which stands for a span that was taken out."""
+
+    @property
+    def num_ids(self) -> int:
+        """Ids that may occur."""
+        return self.size + self.num_sentinels
 
     @property
     def special(self) -> IntArray:
-        """The ids that stand for no text, ascending."""
+        """The ids that stand for no text, ascending; sentinels left out."""
         return np.unique(np.asarray([self.pad, self.bos, self.eos, self.mask], dtype=np.int64))
+
+
+def sequence_keys(seed: int, sequences: Sequences, *, validation: bool, dynamic: bool = True) -> UintArray:
+    """What all random choices for a sequence are keyed by; uint64 [B].
+
+    Args:
+        seed: of the training.
+        sequences: of a batch.
+        validation: neither seed nor epoch counts, so that losses can be compared.
+        dynamic: whether the epoch counts.
+    """
+    epochs_B = sequences.epochs_B if dynamic and not validation else np.zeros_like(sequences.epochs_B)
+    return mix(
+        uint64_of(0 if validation else seed),
+        uint64_of(VALIDATION if validation else TRAINING),
+        epochs_B.astype(np.uint64),
+        sequences.indices_B.astype(np.uint64),
+    )
 
 
 class Objective(Protocol):
@@ -69,7 +119,7 @@ class Objective(Protocol):
 
     @property
     def is_causal(self) -> bool:
-        """Whether a position sees those before it only."""
+        """Whether a position sees those before it, and the prefix if there is one, only."""
         ...
 
     def targetable(self, tokens_BL: IntArray) -> BoolArray:

@@ -37,6 +37,14 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def text_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with documents of 1 to 7 sentences: vocabulary 1024, sequences of 128."""
+    root = tmp_path_factory.mktemp("text")
+    _load("data").make_shards(root, num_documents=3000, sequence_length=128, vocab_size=1024, sentences=True)
+    return root
+
+
+@pytest.fixture(scope="session")
 def marked_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with the last two tokens of each document as targets."""
     root = tmp_path_factory.mktemp("marked")

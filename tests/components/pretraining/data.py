@@ -46,11 +46,37 @@ def make_tokenizer(folder: Path, documents: list[str], vocab_size: int) -> objec
     return bpe
 
 
+def paragraphs(glosses: list[str]) -> list[str]:
+    """Documents of 1 to 7 sentences, a gloss each."""
+    found, first = [], 0
+    while first < len(glosses):
+        count = 1 + len(found) % 7
+        found.append(" ".join(f"{gloss[:1].upper()}{gloss[1:]}." for gloss in glosses[first : first + count]))
+        first += count
+    return found
+
+
 def make_shards(
-    root: Path, *, num_documents: int = 1500, sequence_length: int = 32, vocab_size: int = 512, marked: bool = False
+    root: Path,
+    *,
+    num_documents: int = 1500,
+    sequence_length: int = 32,
+    vocab_size: int = 512,
+    marked: bool = False,
+    sentences: bool = False,
 ) -> None:
-    """`tokenizer/` and `token_shards/` in `root`; with `marked`, the last two tokens of each document are targets."""
-    documents = texts(num_documents)
+    """`tokenizer/` and `token_shards/` in `root`.
+
+    Args:
+        root: gets both.
+        num_documents: glosses.
+        sequence_length: tokens; longer documents are cut.
+        vocab_size: of the tokenizer.
+        marked: the last two tokens of each document are targets.
+        sentences: documents have several glosses, as sentences.
+    """
+    documents = paragraphs(texts(num_documents)) if sentences else texts(num_documents)
+    num_documents = len(documents)
     tokenizer = make_tokenizer(root / "tokenizer", documents, vocab_size)
     folder = root / "token_shards"
     folder.mkdir(parents=True)

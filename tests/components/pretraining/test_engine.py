@@ -38,7 +38,7 @@ STAGES = (0, 1, 2, 3)
 def plain_loop(data: Path, config: PretrainConfig) -> list[float]:
     """The same training in fp32 with nothing but torch: the whole global batch at once, one mean loss."""
     shards = TokenShards(data / "token_shards", "train")
-    objective = make_objective(config, shards)
+    objective = make_objective(config, shards, data / "tokenizer")
     module = TargetLoss(build_model(config, shards.index.vocab_size, {"pad": 0, "bos": 2, "eos": 3}))
     optimizer = torch.optim.AdamW(
         parameter_groups(module, config.weight_decay), lr=1.0, betas=config.betas, eps=config.epsilon
@@ -119,7 +119,7 @@ def test_the_saved_model_has_the_reported_validation_loss(
     indices_B = np.arange(20)
     batch = make_batch(
         shards,
-        make_objective(config, shards),
+        make_objective(config, shards, tiny_data / "tokenizer"),
         indices_B,
         np.zeros_like(indices_B),
         validation=True,

@@ -36,7 +36,7 @@ def config(objective: str, architecture: str | None = None, **more: Any) -> Pret
 
 def batch_of(data: Path, objective: str, indices: list[int], **more: Any) -> Batch:
     shards = TokenShards(data / "token_shards", "train")
-    made = make_objective(config(objective), shards)
+    made = make_objective(config(objective), shards, data / "tokenizer")
     numbers_B = np.asarray(indices)
     return make_batch(shards, made, numbers_B, np.zeros_like(numbers_B), **more)
 
@@ -83,11 +83,11 @@ def test_causal_targets_by_hand() -> None:
         epochs_B=np.asarray([0]),
     )
     causal = CausalLm(vocabulary=VOCABULARY).prepare(sequences)
-    assert causal.mask_BL.astype(int).tolist() == [[1, 1, 0, 1, 1, 1, 0, 0]]
-    assert causal.labels_BL[causal.mask_BL].tolist() == [10, 3, 11, 12, 3]
+    assert causal.mask_BX.astype(int).tolist() == [[1, 1, 0, 1, 1, 1, 0, 0]]
+    assert causal.labels_BX[causal.mask_BX].tolist() == [10, 3, 11, 12, 3]
     label = LabelLm(vocabulary=VOCABULARY).prepare(sequences)
-    assert label.labels_BL[label.mask_BL].tolist() == [12, 3]
-    assert np.flatnonzero(label.mask_BL).tolist() == [4, 5]
+    assert label.labels_BX[label.mask_BX].tolist() == [12, 3]
+    assert np.flatnonzero(label.mask_BX).tolist() == [4, 5]
 
 
 def masked(epoch: int = 0, seed: int = 0, validation: bool = False, rows: slice = slice(None)) -> Any:
@@ -108,14 +108,14 @@ def masked(epoch: int = 0, seed: int = 0, validation: bool = False, rows: slice 
 
 def test_masks_hide_the_share_that_they_should() -> None:
     found = masked()
-    text = (found.labels_BL > 4).sum()
-    targets = found.mask_BL.sum()
+    text = (found.labels_BX > 4).sum()
+    targets = found.mask_BX.sum()
     assert targets / text == pytest.approx(0.3, abs=0.02)
-    assert (found.inputs_BL[found.mask_BL] == 4).sum() / targets == pytest.approx(0.8, abs=0.03)
-    changed = found.mask_BL & (found.inputs_BL != 4) & (found.inputs_BL != found.labels_BL)
+    assert (found.inputs_BL[found.mask_BX] == 4).sum() / targets == pytest.approx(0.8, abs=0.03)
+    changed = found.mask_BX & (found.inputs_BL != 4) & (found.inputs_BL != found.labels_BX)
     assert changed.sum() / targets == pytest.approx(0.1, abs=0.02)
-    assert found.labels_BL[found.mask_BL].min() > 4
-    assert (found.inputs_BL[~found.mask_BL] == found.labels_BL[~found.mask_BL]).all()
+    assert found.labels_BX[found.mask_BX].min() > 4
+    assert (found.inputs_BL[~found.mask_BX] == found.labels_BX[~found.mask_BX]).all()
     assert not np.isin(found.inputs_BL[changed], VOCABULARY.special).any()
 
 
@@ -124,8 +124,8 @@ def test_masks_are_of_the_sequence_and_not_of_the_batch() -> None:
 
 
 def test_masks_change_with_the_epoch_and_the_seed_but_not_in_validation() -> None:
-    assert (masked().mask_BL != masked(epoch=1).mask_BL).any()
-    assert (masked().mask_BL != masked(seed=1).mask_BL).any()
+    assert (masked().mask_BX != masked(epoch=1).mask_BX).any()
+    assert (masked().mask_BX != masked(seed=1).mask_BX).any()
     assert (masked(validation=True).inputs_BL == masked(validation=True, epoch=3, seed=8).inputs_BL).all()
 
 
@@ -182,7 +182,7 @@ def test_unigram_cross_entropy_by_hand() -> None:
 
 def test_unigrams_of_marked_shards_count_the_marked_tokens(marked_data: Path) -> None:
     shards = TokenShards(marked_data / "token_shards", "train")
-    counts_V = training_counts(shards, make_objective(config("label_lm"), shards))
+    counts_V = training_counts(shards, make_objective(config("label_lm"), shards, marked_data / "tokenizer"))
     assert counts_V is not None
     assert counts_V.sum() == shards.split.num_target_tokens
     assert counts_V[[0, 2, 4]].sum() == 0

@@ -1,0 +1,158 @@
+"""Which tokens begin a word and which end a sentence, told from tokenizer.json alone.
+
+The token shards hold ids, not text, so these two tables are all that is known of words and sentences:
+
+    byte-level BPE  a token begins a word if it begins with a space (`Ġ`) or other white space,
+    WordPiece       if it does not begin with `##`,
+    Unigram         if it begins with `▁`,
+
+and in all three if its first character is a symbol, or of a script without spaces: a Chinese character is a word. A
+token that begins inside a character begins no word; one that is the beginning of a character is judged by its first
+byte. A sentence ends after `. ! ? … 。 ！ ？` (quotes and brackets may follow in the same token) if a word or nothing
+follows. What is lost: "3.14" is two sentences under WordPiece, which drops spaces; "e.g. this" is two everywhere.
+
+Shapes: V vocabulary, N tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.pretraining.objectives.objective import BoolArray, IntArray
+from infra.errors import DataError
+
+ENDS = frozenset(".!?…。！？")
+CLOSERS = "\"'”’»)]}」』）】》 \n"
+SPACELESS = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x3040, 0x30FF),  # Hiragana, Katakana
+    (0x3400, 0x4DBF),  # Han, as all that follows
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x3FFFF),
+)
+SYMBOL_OR_HAN_LEADS = frozenset([0xE2, *range(0xE3, 0xEA), 0xEF, 0xF0])
+"""First bytes of UTF-8 for punctuation (E2), Han and Kana (E3 to E9), wide forms (EF), emoji and rare Han (F0)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WordTable:
+    """What begins a word and what ends a sentence."""
+
+    starts_word_V: BoolArray
+    ends_sentence_V: BoolArray
+
+    def word_starts(self, tokens_N: IntArray, text_N: BoolArray, begins_N: BoolArray) -> BoolArray:
+        """Which tokens of text begin a word.
+
+        Args:
+            tokens_N: in order.
+            text_N: which of them are text.
+            begins_N: which of them are the first of a document.
+        """
+        after_text_N = np.zeros_like(text_N)
+        after_text_N[1:] = text_N[:-1]
+        found: BoolArray = text_N & (self.starts_word_V[tokens_N] | ~after_text_N | begins_N)
+        return found
+
+    def sentence_starts(self, tokens_N: IntArray, text_N: BoolArray, begins_N: BoolArray) -> BoolArray:
+        """Which tokens of text begin a sentence: the first of a document, and a word after a sentence's end.
+
+        Of several ends in a row (`?!`) the last one counts.
+        """
+        ends_N = text_N & self.ends_sentence_V[tokens_N]
+        after_end_N = np.zeros_like(text_N)
+        after_end_N[1:] = ends_N[:-1]
+        first_N = text_N.copy()
+        first_N[1:] &= ~text_N[:-1] | begins_N[1:]
+        return first_N | (self.word_starts(tokens_N, text_N, begins_N) & after_end_N & ~ends_N)
+
+
+def read_word_table(tokenizer: Path) -> WordTable:
+    """The table of the tokenizer in a folder.
+
+    Args:
+        tokenizer: has tokenizer.json.
+
+    Raises:
+        DataError: it cannot be read, or is of a kind whose words nobody told.
+    """
+    path = tokenizer / "tokenizer.json"
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        pieces, kind = _pieces(told), _kind(told)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a tokenizer.json: {error}") from error
+    if kind is None:
+        raise DataError(
+            f"{path}: words can be told for byte-level BPE, WordPiece and Unigram, not for {told['model']['type']}: "
+            "set masking_unit=token, or train the tokenizer here"
+        )
+    size = max(pieces) + 1
+    starts_V, ends_V = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+    special = {entry["id"] for entry in told.get("added_tokens", []) if entry.get("special")}
+    alphabet = byte_alphabet()
+    for id_, piece in pieces.items():
+        if id_ in special:
+            continue
+        if kind == "byte_bpe":
+            data = bytes(alphabet[character] for character in piece if character in alphabet)
+            starts_V[id_] = _begins_word(data)
+            text = data.decode("utf-8", errors="ignore")
+        elif kind == "wordpiece":
+            prefix = told["model"]["continuing_subword_prefix"]
+            text = piece.removeprefix(prefix)
+            starts_V[id_] = not piece.startswith(prefix)
+        else:
+            text = piece.replace("▁", " ")
+            starts_V[id_] = _begins_word(text.encode())
+        stripped = text.rstrip(CLOSERS)
+        ends_V[id_] = bool(stripped) and stripped[-1] in ENDS
+    return WordTable(starts_word_V=starts_V, ends_sentence_V=ends_V)
+
+
+def _pieces(told: Any) -> dict[int, str]:
+    """Every token by its id, added ones too."""
+    vocabulary = told["model"]["vocab"]
+    if isinstance(vocabulary, list):
+        pieces = {id_: str(piece) for id_, (piece, _) in enumerate(vocabulary)}
+    else:
+        pieces = {id_: piece for piece, id_ in vocabulary.items()}
+    return pieces | {entry["id"]: entry["content"] for entry in told.get("added_tokens", [])}
+
+
+def _kind(told: Any) -> str | None:
+    model = told["model"]["type"]
+    if model == "BPE":
+        return "byte_bpe" if "ByteLevel" in json.dumps(told.get("decoder")) else None
+    return {"WordPiece": "wordpiece", "Unigram": "unigram"}.get(model)
+
+
+def _begins_word(data: bytes) -> bool:
+    """Whether a token of these bytes of UTF-8 begins a word."""
+    if not data or 0x80 <= data[0] < 0xC0:  # inside a character
+        return False
+    length = 1 if data[0] < 0x80 else 2 if data[0] < 0xE0 else 3 if data[0] < 0xF0 else 4
+    try:
+        character = data[:length].decode("utf-8")
+    except UnicodeDecodeError:  # the beginning of a character
+        return data[0] in SYMBOL_OR_HAN_LEADS
+    category = unicodedata.category(character)[0]
+    if category not in "LMN":
+        return True
+    return category != "M" and any(low <= ord(character) <= high for low, high in SPACELESS)
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The byte that each character of a byte-level token stands for (Radford et al. 2019, encoder.py)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
