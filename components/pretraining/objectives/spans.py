@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from components.pretraining.hashing import UintArray, uint64_of, uniform
 from components.pretraining.objectives.objective import BoolArray, IntArray
-from components.pretraining.objectives.ragged import ranks, sums, within
+from components.pretraining.objectives.ragged import ranks, starts, sums, within
 
 FloatArray = npt.NDArray[np.float64]
 LENGTHS, PLACES = 101, 102
@@ -79,9 +79,8 @@ def draw_lengths(budget_D: IntArray, table: FloatArray, shortest: int, keys_D: U
     tries_D = budget_D if shortest else np.where(budget_D > 0, 2 * budget_D + 8, 0)
     draws = uniform(np.repeat(keys_D, tries_D), within(tries_D).astype(np.uint64), uint64_of(LENGTHS))
     lengths = shortest + np.minimum(np.searchsorted(table, draws, side="right"), len(table) - 1)
-    totals = np.cumsum(lengths)
-    before = totals - lengths
-    before -= np.repeat(before[np.minimum(np.cumsum(tries_D) - tries_D, max(0, len(before) - 1))], tries_D)
+    totals = np.concatenate([[0], np.cumsum(lengths)])
+    before = totals[:-1] - np.repeat(totals[starts(tries_D)], tries_D)
     budget = np.repeat(budget_D, tries_D)
     kept = before < budget
     lengths = np.minimum(lengths, budget - before)[kept]

@@ -8,7 +8,7 @@ The token shards hold ids, not text, so these two tables are all that is known o
 
 and in all three if its first character is a symbol, or of a script without spaces: a Chinese character is a word. A
 token that begins inside a character begins no word; one that is the beginning of a character is judged by its first
-byte. A sentence ends after `. ! ? … 。 ！ ？` (quotes and brackets may follow in the same token) if a word or nothing
+byte; <unk> begins one. A sentence ends after `. ! ? … 。 ！ ？` (quotes and brackets may follow in the same token) if a word or nothing
 follows. What is lost: "3.14" is two sentences under WordPiece, which drops spaces; "e.g. this" is two everywhere.
 
 Shapes: V vocabulary, N tokens.
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from components.pretraining.objectives.objective import BoolArray, IntArray
+from components.tokenization.special import UNK
 from infra.errors import DataError
 
 ENDS = frozenset(".!?…。！？")
@@ -100,8 +101,10 @@ def read_word_table(tokenizer: Path) -> WordTable:
     starts_V, ends_V = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
     special = {entry["id"] for entry in told.get("added_tokens", []) if entry.get("special")}
     alphabet = byte_alphabet()
+    unknown = told["model"].get("unk_id", told["model"]["vocab"].get(UNK) if kind == "wordpiece" else None)
     for id_, piece in pieces.items():
         if id_ in special:
+            starts_V[id_] = id_ == unknown
             continue
         if kind == "byte_bpe":
             data = bytes(alphabet[character] for character in piece if character in alphabet)

@@ -1,0 +1,57 @@
+"""The module `by_hand`, and token shards with their objective."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.pretraining.batches import Batch, make_batch, make_objective
+from components.pretraining.config import PretrainConfig
+from components.pretraining.objectives.vocabulary import WordTable
+from components.tokenization.shards import TokenShards
+
+
+@pytest.fixture(scope="session")
+def by_hand() -> ModuleType:
+    """Helpers."""
+    path = Path(__file__).with_name("by_hand.py")
+    spec = importlib.util.spec_from_file_location("pretraining_tests_by_hand", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def words() -> WordTable:
+    """Of 40 tokens: 5 to 19 begin a word, 20 to 29 go on with one, 30 to 39 end a sentence (and begin a word)."""
+    numbers = np.arange(40)
+    return WordTable(starts_word_V=(numbers < 20) | (numbers >= 30), ends_sentence_V=numbers >= 30)
+
+
+@pytest.fixture(scope="session")
+def text_batch(text_data: Path) -> Callable[..., Batch]:
+    """Makes a batch of an objective from text of 128 tokens a sequence."""
+    shards = TokenShards(text_data / "token_shards", "train")
+
+    def made(objective: str, indices: Any, epoch: int = 0, *, validation: bool = False, **more: Any) -> Batch:
+        config = PretrainConfig.model_validate({"objective": objective, "sequence_length": 128, **more})
+        numbers_B = np.asarray(indices)
+        return make_batch(
+            shards,
+            make_objective(config, shards, text_data / "tokenizer"),
+            numbers_B,
+            np.full_like(numbers_B, epoch),
+            validation=validation,
+        )
+
+    return made
