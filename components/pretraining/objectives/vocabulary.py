@@ -8,7 +8,9 @@ The token shards hold ids, not text, so these two tables are all that is known o
 
 and in all three if its first character is a symbol, or of a script without spaces: a Chinese character is a word. A
 token that begins inside a character begins no word; one that is the beginning of a character is judged by its first
-byte; <unk> begins one. A sentence ends after `. ! ? … 。 ！ ？` (quotes and brackets may follow in the same token) if a word or nothing
+byte; <unk> begins one.
+
+A sentence ends after `. ! ? … 。 ！ ？` (quotes and brackets may follow in the same token) if a word or nothing
 follows. What is lost: "3.14" is two sentences under WordPiece, which drops spaces; "e.g. this" is two everywhere.
 
 Shapes: V vocabulary, N tokens.

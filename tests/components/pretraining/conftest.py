@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,12 @@ def _load(name: str) -> ModuleType:
 def run_trainings() -> ModuleType:
     """The module `processes`."""
     return _load("processes")
+
+
+@pytest.fixture(scope="session")
+def make_shards() -> Any:
+    """`data.make_shards`."""
+    return _load("data").make_shards
 
 
 @pytest.fixture(scope="session")

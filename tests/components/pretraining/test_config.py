@@ -27,6 +27,13 @@ from infra.journal.config import is_execution
         ({"mask_token_fraction": 0.8, "random_token_fraction": 0.3}, "must not exceed 1 together"),
         ({"betas": [0.9, 1.0]}, "less than 1"),
         ({"precision": "fp16"}, "fp16 needs GPUs"),
+        ({"objective": "span_corruption", "masking_rate": 0.8}, r"no token between two spans: set .*at most 0.75"),
+        (
+            {"objective": "span_corruption", "masking_rate": 0.3, "mean_span_length": 3, "sequence_length": 2048},
+            r"make 205 spans .*there are 100 sentinels: set .*mean_span_length to at least 6.2",
+        ),
+        ({"masking_unit": "span", "mean_span_length": 200}, "mean_span_length=200.* less than .*sequence_length=128"),
+        ({"objective": "denoising", "noise": ["token_masking", "token_masking"]}, "names one twice"),
     ],
 )
 def test_a_wrong_combination_is_named(values: dict[str, Any], message: str) -> None:
@@ -34,6 +41,11 @@ def test_a_wrong_combination_is_named(values: dict[str, Any], message: str) -> N
     assert len(found) == 1
     assert re.search(message, found[0])
     assert found[0].startswith("pretrain_mlm.")
+
+
+def test_settings_of_other_objectives_are_no_problem() -> None:
+    for values in ({"masking_rate": 0.9}, {"mean_span_length": 500}, {"noise": ["document_rotation"] * 2}):
+        assert problems(PretrainConfig.model_validate({"objective": "causal_lm", **values})) == []
 
 
 def test_all_problems_are_told_at_once() -> None:

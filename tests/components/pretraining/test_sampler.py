@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.pretraining.hashing import uniform
-from components.pretraining.sampler import Sampler, permute
+from components.pretraining.sampler import Sampler, permute, sample_hash
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 63, 64, 65, 1000, 4097])
@@ -51,3 +51,33 @@ def test_draws_are_uniform_and_do_not_follow_their_neighbours() -> None:
     assert abs(draws.mean() - 0.5) < 0.005
     assert abs(np.corrcoef(draws[:, :-1].ravel(), draws[:, 1:].ravel())[0, 1]) < 0.01
     assert np.histogram(draws, bins=10, range=(0, 1))[0].min() > 8500
+
+
+def hashed(batches: list[tuple[np.ndarray, np.ndarray]]) -> int:
+    """Of all samples of the batches."""
+    found = first = 0
+    for indices_G, epochs_G in batches:
+        found = sample_hash(found, first, indices_G, epochs_G)
+        first += len(indices_G)
+    return found
+
+
+def test_the_hash_of_samples_does_not_depend_on_how_they_are_cut_into_batches() -> None:
+    cuts = [
+        [Sampler(num_sequences=50, global_batch_size=g, seed=1).global_batch(s) for s in range(120 // g)]
+        for g in (1, 4, 12)
+    ]
+    assert len({hashed(batches) for batches in cuts}) == 1
+    assert 0 < hashed(cuts[0]) < 2**52
+    assert float(hashed(cuts[0])) == hashed(cuts[0])
+
+
+def test_the_hash_of_samples_knows_order_epoch_and_sequence() -> None:
+    indices, epochs = np.asarray([4, 9, 2]), np.asarray([0, 0, 1])
+    known = sample_hash(0, 0, indices, epochs)
+    assert sample_hash(0, 0, indices[[1, 0, 2]], epochs) != known
+    assert sample_hash(0, 0, indices, np.asarray([0, 1, 1])) != known
+    assert sample_hash(0, 0, np.asarray([4, 9, 3]), epochs) != known
+    assert sample_hash(0, 1, indices, epochs) != known
+    assert sample_hash(known, 3, indices, epochs) != known
+    assert known == 1797450785716127  # the same on every machine
