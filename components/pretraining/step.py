@@ -105,7 +105,7 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
             ModelRecord(
                 path=MODEL_NAME,
                 name=context.step,
-                task="fill-mask" if config.objective == "masked_lm" else "text-generation",
+                task="fill-mask" if config.kind == "encoder" else "text-generation",
                 metrics={name: float(value) for name, value in metrics.items()},
                 parameters={"objective": config.objective, "precision": config.precision},
             ),

@@ -99,6 +99,10 @@ def make_shards(
             row = row + ids
             row_targets = row_targets + [False] * (len(ids) - 2) + [True, True]
             row_lengths = [*row_lengths, len(ids)]
+        padding = sequence_length - len(row)
+        rows.append(row + [0] * padding)
+        targets.append(row_targets + [False] * padding)
+        lengths.append(row_lengths)
         tokens = np.asarray(rows)
         marks = np.asarray(targets) if marked else None
         if split == "train":

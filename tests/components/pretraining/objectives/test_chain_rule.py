@@ -132,7 +132,7 @@ def test_the_label_scorer(
     assert (scorer.refusal is None) == (attention == "sdpa")
 
     def score(context: list[int], label: list[int]) -> float:
-        prompt = EncodedPrompt(ids=tuple(context), prefix_length=0, num_demonstrations=0)
+        prompt = EncodedPrompt(ids=tuple(context), prefix_length=0, num_demonstrations=0, was_cut=False, context="")
         return float(scorer.score([prompt], [label]).scores_NK[0, 0])
 
     for text, expected in list(zip(texts, log_likelihoods, strict=True))[:8]:
