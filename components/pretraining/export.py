@@ -20,6 +20,7 @@ from infra.storage.files import fsync
 EXPORT_NAME = "export"
 RESULT_NAME = "result.json"
 HISTORY_NAME = "metrics.jsonl"
+SAMPLES_NAME = "samples.json"
 MODEL_NAME = "model"
 
 
@@ -78,6 +79,7 @@ def write_export(
     tokenizer: Path,
     card: str,
     history: Sequence[Mapping[str, Any]],
+    samples: Mapping[str, Any],
     result: Mapping[str, Any],
 ) -> None:
     """Writes `export/` under `work`. One process calls it.
@@ -90,6 +92,7 @@ def write_export(
         tokenizer: folder whose files go beside the weights.
         card: README.md.
         history: metrics.jsonl.
+        samples: samples.json.
         result: result.json.
 
     Raises:
@@ -107,6 +110,7 @@ def write_export(
         (folder / MODEL_NAME / "README.md").write_text(card, encoding="utf-8")
         lines = "".join(json.dumps(row) + "\n" for row in history)
         (folder / HISTORY_NAME).write_text(lines, encoding="utf-8")
+        (folder / SAMPLES_NAME).write_text(json.dumps(dict(samples), ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / RESULT_NAME).write_text(json.dumps(dict(result), indent=1) + "\n", encoding="utf-8")
         for path in folder.rglob("*"):
             if path.is_file():
