@@ -125,8 +125,7 @@ def reported_sources(shards: TokenShards) -> Iterator[tuple[str, IntArray]]:
 def validation_indices(num_sequences: int, config: PretrainConfig) -> IntArray:
     """The sequences that are scored: at most `max_validation_sequences`, at equal distances."""
     number = min(num_sequences, config.max_validation_sequences or num_sequences)
-    indices: IntArray = np.arange(number, dtype=np.int64) * num_sequences // number
-    return indices
+    return np.arange(number, dtype=np.int64) * num_sequences // number
 
 
 def document_numbers(batch: Batch) -> torch.Tensor:
@@ -146,9 +145,12 @@ def target_sources(batch: Batch, shards: TokenShards, indices_B: IntArray) -> In
     """Number of the source of each target's document; int64 [T]."""
     documents_BL = document_numbers(batch).numpy()
     flat_T = batch.target_positions_T.numpy()
-    sources_B = [np.asarray(shards.document_sources(index), dtype=np.int64) for index in indices_B.tolist()]
-    first_B = np.cumsum([0, *map(len, sources_B)])[:-1]
-    return np.concatenate(sources_B)[first_B[flat_T // documents_BL.shape[1]] + documents_BL.reshape(-1)[flat_T]]
+    named = [shards.document_sources(index) for index in indices_B.tolist()]
+    sources_BD = np.full((len(named), max(map(len, named))), -1, dtype=np.int64)  # -1 is counted nowhere: an error
+    for row, sources in enumerate(named):
+        sources_BD[row, : len(sources)] = sources
+    found_T: IntArray = sources_BD[flat_T // documents_BL.shape[1], documents_BL.reshape(-1)[flat_T]]
+    return found_T
 
 
 def evaluate(engine: TrainingEngine, shards: TokenShards, objective: Objective, config: PretrainConfig) -> Evaluation:

@@ -11,8 +11,8 @@ import numpy as np
 from components.tokenization.shards import ShardIndex, SourceCounts, SplitIndex, write_index, write_shard
 
 GLOSSES = Path(__file__).parents[3] / "conf" / "data" / "wordnet" / "glosses.jsonl.gz"
-SOURCES = ("short", "long")
-"""Documents of up to 12 tokens, and longer ones."""
+SOURCES = ("even", "odd")
+"""By the number of the document."""
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
 
 
@@ -64,9 +64,9 @@ def make_shards(
         row, row_lengths, row_sources, row_targets = [], [], [], []
         num_tokens = 0
         counts_S3 = np.zeros((2, 3), dtype=np.int64)
-        for text in part:
+        for number, text in enumerate(part):
             ids = [2, *tokenizer.encode(text).ids, 3][:sequence_length]
-            source = int(len(ids) > 12)
+            source = number % 2
             counts_S3[source] += [1, len(ids) - 2, len(tokenizer.decode(ids[1:-1]).encode())]
             num_tokens += len(ids)
             if len(row) + len(ids) > sequence_length:
