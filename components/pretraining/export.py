@@ -61,8 +61,9 @@ Licence of the training data: {data_license or "not stated; ask whoever made thi
 |---|---|
 {rows}
 
-Validation metrics are on held-out documents of the same corpus. The model says nothing true by design: it has seen
-little text, and no one has examined it for bias.
+Validation metrics are on held-out documents of the same corpus; `metric/source` is over those of one source. A
+pseudo-perplexity is over tokens that were hidden together, and no perplexity of a text. The model says nothing true by
+design: it has seen little text, and no one has examined it for bias.
 
 Settings:
 

@@ -9,8 +9,8 @@ Text is shown with its special tokens, at most `sample_tokens` of a kind.
 
 All ranks compute the same rows in one batch, because stage 3 gathers weights in every forward pass; rank 0's tokens
 count, lest ranks that round differently stop at different lengths. There is no cache of keys and values: the network
-is called as in validation, at any stage, and 4 rows of 32 tokens cost 32 forward passes of at most 256 tokens, about
-that of one training step of 2,700. Serving long texts this way would be a waste.
+is called as in validation, at any stage, and 4 rows of 32 new tokens took as long as one training step of 1,024 tokens
+(filling in: a fifth of it). Long texts would be a waste this way.
 
 Shapes: B rows, L tokens, M decoder tokens, T targets.
 """
@@ -46,6 +46,8 @@ SAMPLES = "samples"
 """The rows of a table stand under this name in the history of a training, and so in its checkpoints."""
 MIN_DOCUMENT_TOKENS = 6
 MAX_SCANNED_SEQUENCES = 256
+CANDIDATES = 4
+"""Documents looked at for each row of an encoder's: some have no token hidden."""
 Ids = list[int]
 Row = Mapping[str, Any]
 
@@ -90,8 +92,8 @@ class Place:
     source: int
 
 
-def choose(shards: TokenShards, config: PretrainConfig) -> list[Place]:
-    """`num_samples` documents of validation sequences, the sources in turn; fewer only if there are fewer."""
+def choose(shards: TokenShards, config: PretrainConfig, wanted: int) -> list[Place]:
+    """`wanted` documents of validation sequences, the sources in turn; fewer only if there are fewer."""
     by_source: list[list[Place]] = [[] for _ in shards.index.sources]
     for sequence in validation_indices(len(shards), config)[:MAX_SCANNED_SEQUENCES].tolist():
         start = 0
@@ -101,24 +103,24 @@ def choose(shards: TokenShards, config: PretrainConfig) -> list[Place]:
                 place = Place(sequence=sequence, number=number, start=start, length=length, source=source)
                 by_source[source].append(place)
             start += length
-    turns = (places[turn] for turn in range(config.num_samples) for places in by_source if turn < len(places))
-    return [place for place, _ in zip(turns, range(config.num_samples), strict=False)]
+    turns = (places[turn] for turn in range(wanted) for places in by_source if turn < len(places))
+    return list(itertools.islice(turns, wanted))
 
 
 def make_samples(
     engine: TrainingEngine, shards: TokenShards, objective: Objective, config: PretrainConfig
 ) -> list[tuple[int, list[Ids]]]:
     """Source and token ids of the three texts of each row. All ranks call it and get the same."""
-    places = choose(shards, config)
+    places = choose(shards, config, config.num_samples * (CANDIDATES if config.kind == "encoder" else 1))
     if not places:
         return []
+    indices_B = np.asarray([place.sequence for place in places])
     if config.kind == "decoder":
         texts = _continued(engine, shards, objective, config, places)
     else:
-        indices_B = np.asarray([place.sequence for place in places])
         batch = make_batch(shards, objective, indices_B, np.zeros_like(indices_B), validation=True)
         if config.kind == "encoder":
-            texts = _filled_in(engine, batch, places)
+            places, texts = _filled_in(engine, batch, places, config.num_samples)
         else:
             texts = _restored(engine, batch, objective, config, places)
     kept = config.sample_tokens
@@ -221,17 +223,21 @@ def _continued(
     return list(zip(ends, found, references, strict=True))
 
 
-def _filled_in(engine: TrainingEngine, batch: Batch, places: Sequence[Place]) -> list[tuple[Ids, Ids, Ids]]:
+def _filled_in(
+    engine: TrainingEngine, batch: Batch, places: Sequence[Place], number: int
+) -> tuple[list[Place], list[tuple[Ids, Ids, Ids]]]:
+    """The first `number` places where something is to be predicted, and their texts."""
     predictions = torch.tensor(_predict(engine, batch.to(torch.device("cpu"))), dtype=torch.int64)
     masked_BL, documents_BL = batch.input_ids_BL, document_numbers(batch)
     texts_BL = [masked_BL, masked_BL.clone(), masked_BL.clone()]
     for text_BL, ids_T in zip(texts_BL[1:], (predictions, batch.target_ids_T), strict=True):
         text_BL.view(-1)[batch.target_positions_T] = ids_T
     places_BL = documents_BL == torch.tensor([place.number for place in places])[:, None]
-    masked, filled_in, true = (
-        [text_L[place_L].tolist() for text_L, place_L in zip(text_BL, places_BL, strict=True)] for text_BL in texts_BL
-    )
-    return list(zip(masked, filled_in, true, strict=True))
+    targets_BL = torch.zeros_like(places_BL)
+    targets_BL.view(-1)[batch.target_positions_T] = True
+    rows = [row for row in range(len(places)) if (places_BL & targets_BL)[row].any()][:number]
+    masked, filled_in, true = ([text_BL[row][places_BL[row]].tolist() for row in rows] for text_BL in texts_BL)
+    return [places[row] for row in rows], list(zip(masked, filled_in, true, strict=True))
 
 
 def _restored(
