@@ -19,7 +19,8 @@ Bits per byte are a code length only if every byte is paid for. So prefix_lm has
 from both sides), nor span_corruption and denoising (their input shows most of the text), nor label_lm (only labels).
 
 By source: `validation_loss/<source>` and so on, over the targets of the source's documents in the same pass; sums over
-sources are the totals. A pair of masked_lm_nsp is of the source of its first segment. Beyond MAX_SOURCES the smallest are told together as `other sources`.
+sources are the totals. A pair of masked_lm_nsp is of the source of its first segment. Beyond MAX_SOURCES
+the smallest are told together as `other sources`.
 
 Sequences are taken at equal distances over the split, because it is in the order of the sources. The weights are those
 of training, in its precision. Batches are made anew each time: 0.06 (causal) to 0.3 ms (masked) a sequence of 128, 1 to
