@@ -177,7 +177,8 @@ def evaluate(engine: TrainingEngine, shards: TokenShards, objective: Objective, 
         ids_T, sources_T = batch.target_ids_T.numpy(), target_sources(batch, shards, indices_B)
         nats_S += np.bincount(sources_T, losses[: len(ids_T)], minlength=num_sources)
         counts_2S[0] += np.bincount(sources_T, minlength=num_sources)
-        counts_2S[1] += np.bincount(sources_T[~np.isin(ids_T, special)], minlength=num_sources)
+        is_text_T = ~np.isin(ids_T, special) & (ids_T < shards.index.vocab_size)  # beyond it are sentinels of spans
+        counts_2S[1] += np.bincount(sources_T[is_text_T], minlength=num_sources)
         counts_V += np.bincount(ids_T, minlength=len(counts_V))
         pairs += [losses[len(ids_T) :].sum(), sum(batch.num_targets_K[1:])]
     parts = [nats_S, counts_2S.reshape(-1), counts_V, pairs]
