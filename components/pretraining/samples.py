@@ -95,7 +95,8 @@ class Place:
 def choose(shards: TokenShards, config: PretrainConfig, wanted: int) -> list[Place]:
     """`wanted` documents of validation sequences, the sources in turn; fewer only if there are fewer."""
     by_source: list[list[Place]] = [[] for _ in shards.index.sources]
-    for sequence in validation_indices(len(shards), config)[:MAX_SCANNED_SEQUENCES].tolist():
+    indices = validation_indices(len(shards), config)
+    for sequence in indices[:: -(-len(indices) // MAX_SCANNED_SEQUENCES)].tolist():
         start = 0
         described = zip(shards.document_lengths(sequence), shards.document_sources(sequence), strict=True)
         for number, (length, source) in enumerate(described):
