@@ -66,7 +66,9 @@ class SourceConfig(FrozenConfig):
     )
     license: str | None = Field(None, description="licence of the text; it travels in the corpus' sources.json")
     name: str | None = Field(
-        None, pattern=r"^[\w.-]{1,64}$", description="name in reports; without it, source0, source1, ... by position"
+        None,
+        pattern=r"^[\w-][\w.-]{0,63}$",
+        description="name in reports; without it, source0, source1, ... by position",
     )
 
 

@@ -192,7 +192,9 @@ class PretrainConfig(FrozenConfig):
     samples_every_steps: int | None = execution_field(
         None, ge=1, description="steps between two tables of samples; null for one at the end"
     )
-    num_samples: int = execution_field(4, ge=0, description="rows of a table of samples")
+    num_samples: int = execution_field(
+        4, ge=0, description="held-out documents that a table of samples shows at a time"
+    )
     sample_tokens: int = execution_field(32, ge=1, description="longest sample that is generated, tokens")
     cluster: ClusterConfig = execution_field(
         default_factory=lambda: ClusterConfig.model_validate({}), description="workers and their resources"

@@ -196,12 +196,15 @@ class TrainingEngine:
         return self._plain_norm if self._plain else float(self.engine.get_global_grad_norm() or 0.0)
 
     @torch.no_grad()
-    def evaluate(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Summed losses [K] without gradient. All ranks call it equally often: stage 3 gathers weights in it."""
+    def evaluate(self, inputs: Mapping[str, torch.Tensor], output: str) -> torch.Tensor:
+        """What the module's forward gives as `output`, without gradient and dropout.
+
+        All ranks call it equally often: stage 3 gathers weights in it.
+        """
         self.engine.eval()
-        losses_K: torch.Tensor = self.engine(**inputs)
+        found: torch.Tensor = self.engine(**inputs, output=output)
         self.engine.train()
-        return losses_K
+        return found
 
     def masters(self) -> dict[int, torch.Tensor]:
         """The fp32 weights of stage 0 in bf16 or fp16, by id of the weight; `safe_get_full_fp32_param` knows none."""

@@ -20,6 +20,7 @@ from infra.storage.files import fsync
 EXPORT_NAME = "export"
 RESULT_NAME = "result.json"
 HISTORY_NAME = "metrics.jsonl"
+SAMPLES_NAME = "samples.json"
 MODEL_NAME = "model"
 
 
@@ -60,8 +61,9 @@ Licence of the training data: {data_license or "not stated; ask whoever made thi
 |---|---|
 {rows}
 
-Validation metrics are on held-out documents of the same corpus. The model says nothing true by design: it has seen
-little text, and no one has examined it for bias.
+Validation metrics are on held-out documents of the same corpus; `metric/source` is over those of one source. A
+pseudo-perplexity is over tokens that were hidden together, and no perplexity of a text. The model says nothing true by
+design: it has seen little text, and no one has examined it for bias.
 
 Settings:
 
@@ -78,6 +80,7 @@ def write_export(
     tokenizer: Path,
     card: str,
     history: Sequence[Mapping[str, Any]],
+    samples: Mapping[str, Any],
     result: Mapping[str, Any],
 ) -> None:
     """Writes `export/` under `work`. One process calls it.
@@ -90,6 +93,7 @@ def write_export(
         tokenizer: folder whose files go beside the weights.
         card: README.md.
         history: metrics.jsonl.
+        samples: samples.json.
         result: result.json.
 
     Raises:
@@ -107,6 +111,7 @@ def write_export(
         (folder / MODEL_NAME / "README.md").write_text(card, encoding="utf-8")
         lines = "".join(json.dumps(row) + "\n" for row in history)
         (folder / HISTORY_NAME).write_text(lines, encoding="utf-8")
+        (folder / SAMPLES_NAME).write_text(json.dumps(dict(samples), ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / RESULT_NAME).write_text(json.dumps(dict(result), indent=1) + "\n", encoding="utf-8")
         for path in folder.rglob("*"):
             if path.is_file():

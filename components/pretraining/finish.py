@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import resource
+import time
 
-import torch
 import torch.distributed as dist
 
 from components.pretraining.checkpoint import Progress
@@ -12,6 +11,8 @@ from components.pretraining.config import PretrainConfig
 from components.pretraining.evaluation import evaluate, training_counts, unigram_cross_entropy
 from components.pretraining.export import EXPORT_NAME, RESULT_NAME, model_card, write_export
 from components.pretraining.models import TargetLoss
+from components.pretraining.samples import table, take_samples, without_samples
+from components.pretraining.throughput import peak_memory_mib
 from components.pretraining.training import Training
 from infra.energy.flops import matmul_parameters, transformer_flops
 
@@ -22,27 +23,30 @@ TASKS = {"encoder": "fill-mask", "encoder_decoder": "text2text-generation", "dec
 def finish(training: Training) -> None:
     """Judges the model and writes the export; all ranks take part, because the weights are spread over them."""
     job, config, state, engine = training.job, training.config, training.state, training.engine
+    started = time.monotonic()
     evaluation = evaluate(engine, training.validation, training.objective, config)
-    metrics = evaluation.metrics(training.objective, training.validation)
+    state.evaluation_seconds += time.monotonic() - started
+    take_samples(training)
+    metrics = evaluated = evaluation.metrics(training.validation)
     counts_V = training_counts(training.shards, training.objective)
-    if counts_V is not None:
-        metrics["unigram_cross_entropy"] = unigram_cross_entropy(
-            counts_V, evaluation.target_counts_V, training.objective
-        )
-    metrics |= {"train_loss": training.final_loss(), **_counts(training.module, config, state.progress)}
-    peak = torch.tensor([float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)], device=engine.device)
-    dist.all_reduce(peak, op=dist.ReduceOp.MAX)
+    if counts_V is not None and config.kind != "encoder_decoder":  # whose targets are sentinels too, or all of the text
+        unigrams = unigram_cross_entropy(counts_V, evaluation.target_counts_V, training.objective)
+        metrics = {**metrics, "unigram_cross_entropy": unigrams}
+    metrics = {**metrics, "train_loss": training.final_loss(), **_counts(training.module, config, state.progress)}
+    peak = peak_memory_mib(engine.device)
     full = engine.full_state()
     prefix = "language_model."
     weights = {name.removeprefix(prefix): value for name, value in full.items()}
     metrics["num_parameters"] = sum(value.numel() for value in weights.values())
-    training.log({k: v for k, v in metrics.items() if k.startswith(("validation", "bits"))}, {})
+    training.log(evaluated, {})
     if dist.get_rank() == 0:
         measured = {
-            "tokens_per_second": state.tokens_per_second,
+            **training.throughput.whole(state.mark, flops_per_token(training.module, config, state.progress)),
+            "peak_tflops": training.throughput.peak / 1e12,
             "train_seconds": state.train_seconds,
+            "evaluation_seconds": state.evaluation_seconds,
             "checkpoint_seconds": state.checkpoint_seconds,
-            "peak_memory_mib_per_rank": float(peak) / 1024,
+            "peak_memory_mib_per_rank": peak,
         }
         write_export(
             job.work,
@@ -58,11 +62,17 @@ def finish(training: Training) -> None:
                 metrics=metrics,
                 settings=config.model_dump(mode="json", exclude={"cluster", "model"}),
             ),
-            history=state.history,
+            history=without_samples(state.history),
+            samples=table(config, state.history),
             result={"metrics": metrics, "measured": measured, "first_step_at": state.first_step_at},
         )
         job.mirror.push(job.work / EXPORT_NAME, last=RESULT_NAME)
     dist.barrier()
+
+
+def flops_per_token(module: TargetLoss, config: PretrainConfig, progress: Progress) -> float:
+    """FLOPs of training on one token, on average so far: the part of the tokens that are targets passes the head."""
+    return _counts(module, config, progress)["train_flops"] / max(1, progress.num_tokens)
 
 
 def _counts(module: TargetLoss, config: PretrainConfig, progress: Progress) -> dict[str, float | int]:

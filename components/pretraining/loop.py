@@ -18,12 +18,14 @@ from components.pretraining.batches import make_objective
 from components.pretraining.checkpoint import Checkpoint, CheckpointStore, Progress
 from components.pretraining.evaluation import evaluate
 from components.pretraining.export import EXPORT_NAME, read_result
-from components.pretraining.finish import finish
+from components.pretraining.finish import finish, flops_per_token
 from components.pretraining.models import TargetLoss, build_model
 from components.pretraining.optimizer_step import take_step
 from components.pretraining.reshard import load_checkpoint
 from components.pretraining.sampler import Sampler
+from components.pretraining.samples import take_samples
 from components.pretraining.schedule import learning_rate
+from components.pretraining.throughput import Throughput, matmul_peak, peak_memory_mib
 from components.pretraining.training import Training, TrainingJob, TrainingState
 from components.tokenization.shards import TokenShards
 from infra.errors import ConfigError, DataError
@@ -57,6 +59,7 @@ def train(job: TrainingJob) -> None:
         state.first_step_at = state.first_step_at or time.time()
         take_step(training)
         state.train_seconds += time.monotonic() - started
+        state.steps_here += 1
         _after_step(training)
     finish(training)
 
@@ -96,6 +99,7 @@ def _start(job: TrainingJob) -> Training:
         store=store,
         attempt=attempt,
         state=state,
+        throughput=Throughput(matmul_peak(engine.device, config.precision)),
     )
 
 
@@ -135,10 +139,16 @@ def _after_step(training: Training) -> None:
             "learning_rate": learning_rate(config, step - 1),
             "gradient_norm": engine.gradient_norm(),
         }
-        training.log(row, {"tokens_per_second": state.tokens_per_second})
+        flops = flops_per_token(training.module, config, state.progress)
+        rates = training.throughput.whole if last else training.throughput.since_last
+        training.log(row, {**rates(state.mark, flops), "peak_memory_mib_per_rank": peak_memory_mib(engine.device)})
     if config.validation_every_steps and step % config.validation_every_steps == 0 and not last:
+        started = time.monotonic()
         evaluation = evaluate(engine, training.validation, training.objective, config)
-        training.log(evaluation.metrics(training.objective, training.validation), {})
+        state.evaluation_seconds += time.monotonic() - started
+        training.log(evaluation.metrics(training.validation), {})
+    if config.samples_every_steps and step % config.samples_every_steps == 0 and not last:
+        take_samples(training)
     if config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0 and not last:
         _save(training)
     if dist.get_rank() == 0 and (last or time.monotonic() - state.told_at >= PROGRESS_SECONDS):

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from torch import nn
 from components.pretraining.config import Architecture, ModelConfig, PretrainConfig
 from infra.errors import ConfigError
 
+LossOutput = Literal["sums", "losses", "predictions"]
 HEAD_SIZE = 64
 MAX_CHOSEN_WIDTH = 16_384
 HIDDEN_SCORE = -1e4
@@ -205,8 +206,19 @@ class TargetLoss(nn.Module):
         attention_B1LL: torch.Tensor,
         target_positions_T: torch.Tensor,
         target_ids_T: torch.Tensor,
+        output: LossOutput = "sums",
     ) -> torch.Tensor:
-        """Sum over the targets of -log p, in nats; fp32 [K], a sum for each loss of the objective."""
+        """Losses are -log p in nats, fp32.
+
+        Args:
+            input_ids_BL: what the network sees.
+            positions_BL: restart at each document.
+            attention_B1LL: who sees whom.
+            target_positions_T: flat index into B * L.
+            target_ids_T: what is to be predicted there.
+            output: `sums`, a sum for each loss of the objective [K]; `losses`, that of each target and then the sums
+                of the other losses [T + K - 1]; `predictions`, the likeliest token of each target, int64 [T].
+        """
         model = self.language_model
         extra = {"use_cache": False} if model.config.model_type == "llama" else {}
         hidden_BLD = model.base_model(
@@ -214,6 +226,10 @@ class TargetLoss(nn.Module):
         ).last_hidden_state
         hidden_TD = hidden_BLD.reshape(-1, hidden_BLD.shape[-1]).index_select(0, target_positions_T)
         logits_TV = self._head(hidden_TD).float()
+        if output == "predictions":
+            return logits_TV.argmax(-1)
+        if output == "losses":
+            return nn.functional.cross_entropy(logits_TV, target_ids_T, reduction="none")
         return nn.functional.cross_entropy(logits_TV, target_ids_T, reduction="sum")[None]
 
     def _head(self, hidden_TD: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ Shapes: B sequences, G the global batch, K losses of the objective.
 from __future__ import annotations
 
 import math
+import time
 
 import torch
 import torch.distributed as dist
@@ -26,7 +27,9 @@ def take_step(training: Training) -> None:
         TrainingError: the loss is not a finite number.
     """
     config, engine, state = training.config, training.engine, training.state
+    started = time.monotonic()
     batches = _batches(training)
+    state.data_seconds += time.monotonic() - started
     counts = [[*(batch.num_targets_K), batch.num_tokens] for batch in batches]
     sums = torch.tensor(counts, dtype=torch.float64, device=engine.device).sum(0)
     dist.all_reduce(sums)

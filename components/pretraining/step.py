@@ -15,21 +15,9 @@ from components.pretraining.fit import problems
 from infra.errors import ConfigError, DataError
 from infra.journal.step import Artifact, StepContext, StepOutput
 from infra.storage.raw import RawFile, digest_file
-from infra.tracking.records import FileRecord, ModelRecord
+from infra.tracking.records import FileRecord, ModelRecord, TableRecord
 
 logger = logging.getLogger(__name__)
-
-DETERMINISTIC_METRICS = (
-    "train_loss",
-    "validation_loss",
-    "validation_perplexity",
-    "bits_per_byte",
-    "unigram_cross_entropy",
-    "train_flops",
-    "num_parameters",
-    "steps",
-    "num_tokens",
-)
 
 
 def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: StepContext) -> StepOutput:
@@ -39,7 +27,7 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
         config: of the training; `objective` says which of the three it is.
         inputs: `tokenizer` (a folder `tokenizer/`), `token_shards`, and optionally `init` (a folder `model/` to start
             from, in place of `model.init_from`).
-        context: `model/` and `metrics.jsonl` go to its output, checkpoints to its work folder.
+        context: `model/`, `metrics.jsonl` and `samples.json` go to its output, checkpoints to its work folder.
 
     Raises:
         ConfigError: values that do not fit one another, the token shards, or the model to start from.
@@ -48,7 +36,7 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
         InfrastructureError: the workers failed more often than they are started again.
     """
     from components.pretraining.distributed import run_distributed
-    from components.pretraining.export import EXPORT_NAME, HISTORY_NAME, MODEL_NAME, read_result
+    from components.pretraining.export import EXPORT_NAME, HISTORY_NAME, MODEL_NAME, SAMPLES_NAME, read_result
     from components.pretraining.loop import ATTEMPTS_NAME
     from components.pretraining.training import TrainingJob
 
@@ -85,9 +73,9 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
             f"{context.step}: the workers wrote no result that this process can see in {work}: "
             "storage.root must be a folder that all nodes share"
         )
-    for name in (MODEL_NAME, HISTORY_NAME):
+    for name in (MODEL_NAME, HISTORY_NAME, SAMPLES_NAME):
         _link_or_copy(work / EXPORT_NAME / name, context.output / name)
-    metrics = {name: result["metrics"][name] for name in DETERMINISTIC_METRICS if name in result["metrics"]}
+    metrics = result["metrics"]
     mirror.pull(work / ATTEMPTS_NAME)
     attempts = (work / ATTEMPTS_NAME).read_text(encoding="utf-8").splitlines()
     measured = {
@@ -110,6 +98,7 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
                 parameters={"objective": config.objective, "precision": config.precision},
             ),
             FileRecord(path=HISTORY_NAME),
+            TableRecord(path=SAMPLES_NAME),
         ),
     )
 

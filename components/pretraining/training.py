@@ -20,6 +20,7 @@ from components.pretraining.engine import TrainingEngine
 from components.pretraining.models import TargetLoss
 from components.pretraining.objectives.objective import Objective
 from components.pretraining.sampler import Sampler
+from components.pretraining.throughput import Mark, Throughput
 from components.tokenization.shards import TokenShards
 from infra.storage.mirror import Mirror
 from infra.tracking.client import StepTracker
@@ -55,8 +56,15 @@ class TrainingState:
     history: list[dict[str, Any]]
     recent_losses: list[float]
     train_seconds: float = 0.0
+    """In optimizer steps."""
+    data_seconds: float = 0.0
+    """Of these, making batches."""
+    evaluation_seconds: float = 0.0
+    """In validation and samples."""
     checkpoint_seconds: float = 0.0
     first_step_at: float | None = None
+    steps_here: int = 0
+    """Optimizer steps since this attempt began."""
     tokens_here: int = 0
     """Tokens since this attempt began."""
     told_at: float = field(default_factory=time.monotonic)
@@ -65,6 +73,16 @@ class TrainingState:
     def step(self) -> int:
         """Optimizer steps done."""
         return self.progress.step
+
+    @property
+    def mark(self) -> Mark:
+        """How much this attempt has done."""
+        return Mark(
+            steps=self.steps_here,
+            num_tokens=self.tokens_here,
+            train_seconds=self.train_seconds,
+            data_seconds=self.data_seconds,
+        )
 
     @property
     def tokens_per_second(self) -> float:
@@ -87,6 +105,7 @@ class Training:
     attempt: str
     """A word that no other attempt at this training has."""
     state: TrainingState
+    throughput: Throughput
 
     @property
     def config(self) -> PretrainConfig:

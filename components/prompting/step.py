@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 ROWS_PER_UNIT = 512
 """Rows of a scoring unit; fixed, so that batches are the same for any number of workers."""
+EXAMPLES_SOURCE = "task"
+"""The one source that training prompts are of, for losses by source."""
 MAX_REGISTERED_CHARACTERS = 100_000
 """MLflow 3.17 refuses longer prompts."""
 
@@ -52,7 +54,7 @@ def make_prompt_examples(
     from components.prompting.encoding import PromptEncoder
     from components.prompting.examples import pack_examples
     from components.prompting.task import read_labels, read_rows, require_rows
-    from components.tokenization.shards import ShardIndex, SplitIndex, write_index, write_shard
+    from components.tokenization.shards import ShardIndex, SourceCounts, SplitIndex, write_index, write_shard
 
     started = time.monotonic()
     task = inputs["task"].path
@@ -80,8 +82,13 @@ def make_prompt_examples(
             num_sequences=len(packed.tokens_NL),
             num_documents=packed.num_examples,
             num_tokens=packed.num_tokens,
-            num_text_tokens=packed.num_text_tokens,
-            num_text_bytes=packed.num_text_bytes,
+            by_source=(
+                SourceCounts(
+                    num_documents=packed.num_examples,
+                    num_text_tokens=packed.num_text_tokens,
+                    num_text_bytes=packed.num_text_bytes,
+                ),
+            ),
             num_target_tokens=packed.num_target_tokens,
         )
         metrics |= {
@@ -104,6 +111,7 @@ def make_prompt_examples(
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             mask_token_id=tokenizer.mask_token_id,
+            sources=(EXAMPLES_SOURCE,),
             splits=splits,
         ),
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.corpus.normalise import unit_interval
@@ -37,6 +38,15 @@ def encode_tasks(corpus: Path, split: str) -> list[EncodeTask]:
     return tasks
 
 
+def source_names(corpus: Path) -> tuple[str, ...]:
+    """The sources that have a document in either split, in the order in which these first name them."""
+    names: dict[str, None] = {}
+    for split in ("train", "validation"):
+        for path in sorted(corpus.glob(f"{split}-*.parquet")):
+            names |= dict.fromkeys(pc.unique(pq.read_table(path, columns=["source"]).column("source")).to_pylist())
+    return tuple(names)
+
+
 @lru_cache(maxsize=1)
 def load_tokenizer(path: str) -> Any:
     """The tokenizer in `path` (tokenizer.json), for text in which `</s>` is five characters and not the end."""
@@ -57,7 +67,7 @@ def num_copies(id_: str, weight: float) -> int:
 
 
 def encode(task: EncodeTask, tokenizer_path: str) -> pa.Table:
-    """A table with `tokens` (list of uint32, special ones included), `num_bytes` and `copies`, a row a document."""
+    """A row a document: `tokens` (list of uint32, special ones included), `num_bytes`, `source` and `copies`."""
     tokenizer = load_tokenizer(tokenizer_path)
     with pq.ParquetFile(task.path) as parquet:
         table = parquet.read_row_group(task.row_group)
@@ -74,4 +84,5 @@ def encode(task: EncodeTask, tokenizer_path: str) -> pa.Table:
         copies = [num_copies(id_, weight) for id_, weight in ids_and_weights]
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     tokens = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(np.concatenate(flat)))
-    return pa.table({"tokens": tokens, "num_bytes": table.column("num_bytes"), "copies": pa.array(copies, pa.int32())})
+    kept = {name: table.column(name) for name in ("num_bytes", "source")}
+    return pa.table({"tokens": tokens, **kept, "copies": pa.array(copies, pa.int32())})

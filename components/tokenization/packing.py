@@ -113,7 +113,7 @@ def fill(
     return rows_NL
 
 
-def lengths_by_sequence(packing: Packing) -> list[list[int]]:
-    """The lengths of the pieces in each sequence."""
+def by_sequence(packing: Packing, values_P: IntArray) -> list[list[int]]:
+    """The values of the pieces in each sequence, for example their lengths."""
     counts = np.bincount(packing.sequence_P, minlength=packing.num_sequences)
-    return [part.tolist() for part in np.split(packing.length_P, np.cumsum(counts)[:-1])] if len(counts) else []
+    return [part.tolist() for part in np.split(values_P, np.cumsum(counts)[:-1])] if len(counts) else []

@@ -6,9 +6,11 @@ A shard is one Arrow IPC file without compression, with the columns
 
     tokens            fixed_size_list<uint16 or uint32>[L]   the documents one after another, then padding
     document_lengths  list<uint32>                           tokens of each document; their sum is L minus padding
+    document_sources  list<uint8, 16 or 32>                  number of the source of each document
     targets           fixed_size_list<bool>[L]               only where not every token is a target
 
-`shards.json` beside them has counts, and makes sequence `i` of a split a pure function of the folder.
+`shards.json` beside them has counts, and makes sequence `i` of a split a pure function of the folder. Sources are
+numbered as its `sources` names them: a byte a document, 4 % of the tokens of glosses and nothing of longer texts.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.errors import DamagedArtifactError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDEX_NAME = "shards.json"
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -42,6 +44,16 @@ class ShardFile(_Frozen):
     num_sequences: int
 
 
+class SourceCounts(_Frozen):
+    """What one source has in one split."""
+
+    num_documents: int
+    num_text_tokens: int
+    """Tokens without padding and special tokens."""
+    num_text_bytes: int
+    """UTF-8 bytes of the text that the text tokens stand for: what bits per byte divides by."""
+
+
 class SplitIndex(_Frozen):
     """The files and counts of one split."""
 
@@ -50,12 +62,20 @@ class SplitIndex(_Frozen):
     num_documents: int
     num_tokens: int
     """Tokens without padding, special tokens counted."""
-    num_text_tokens: int
-    """Tokens without padding and special tokens."""
-    num_text_bytes: int
-    """UTF-8 bytes of the text that the text tokens stand for: what bits per byte divides by."""
+    by_source: tuple[SourceCounts, ...]
+    """In the order of `ShardIndex.sources`."""
     num_target_tokens: int | None = None
     """Tokens that are targets, where the shards have the column `targets`."""
+
+    @property
+    def num_text_tokens(self) -> int:
+        """Tokens without padding and special tokens."""
+        return sum(counts.num_text_tokens for counts in self.by_source)
+
+    @property
+    def num_text_bytes(self) -> int:
+        """UTF-8 bytes of the text that the text tokens stand for."""
+        return sum(counts.num_text_bytes for counts in self.by_source)
 
 
 class ShardIndex(_Frozen):
@@ -68,6 +88,8 @@ class ShardIndex(_Frozen):
     bos_token_id: int
     eos_token_id: int
     mask_token_id: int
+    sources: tuple[str, ...]
+    """Names of the sources of the documents; a document has the position of its source."""
     splits: dict[str, SplitIndex]
 
 
@@ -76,12 +98,20 @@ def token_dtype(vocab_size: int) -> pa.DataType:
     return pa.uint16() if vocab_size <= 1 << 16 else pa.uint32()
 
 
+def source_dtype(num_sources: int) -> pa.DataType:
+    """The smallest unsigned integer that holds the numbers of the sources."""
+    return pa.uint8() if num_sources <= 1 << 8 else pa.uint16() if num_sources <= 1 << 16 else pa.uint32()
+
+
 def write_shard(
     path: Path,
     tokens_NL: npt.NDArray[Any],
     document_lengths: Sequence[Sequence[int]],
     vocab_size: int,
     targets_NL: BoolArray | None = None,
+    *,
+    document_sources: Sequence[Sequence[int]] | None = None,
+    num_sources: int = 1,
 ) -> ShardFile:
     """Writes one shard; returns its entry, with `path` relative to its folder.
 
@@ -91,13 +121,17 @@ def write_shard(
         document_lengths: N lists.
         vocab_size: decides the integer type.
         targets_NL: which tokens are targets; without it, all are.
+        document_sources: N lists as long as those of `document_lengths`; without it, all are of the first source.
+        num_sources: decides their integer type.
     """
     sequence_length = int(tokens_NL.shape[1])
+    document_sources = document_sources or [[0] * len(lengths) for lengths in document_lengths]
     dtype = token_dtype(vocab_size)
     flat = pa.array(np.ascontiguousarray(tokens_NL, dtype=dtype.to_pandas_dtype()).reshape(-1))
     columns: dict[str, pa.Array] = {
         "tokens": pa.FixedSizeListArray.from_arrays(flat, sequence_length),
         "document_lengths": pa.array(document_lengths, pa.list_(pa.uint32())),
+        "document_sources": pa.array(document_sources, pa.list_(source_dtype(num_sources))),
     }
     if targets_NL is not None:
         columns["targets"] = pa.FixedSizeListArray.from_arrays(pa.array(targets_NL.reshape(-1)), sequence_length)
@@ -116,15 +150,7 @@ class TokenShards:
 
     def __init__(self, folder: Path, split: str) -> None:
         self.folder = folder
-        try:
-            self.index = ShardIndex.model_validate_json((folder / INDEX_NAME).read_bytes())
-        except (OSError, ValueError) as error:
-            raise DamagedArtifactError(f"{folder / INDEX_NAME}: not a token shard index: {error}") from error
-        if self.index.format_version != FORMAT_VERSION or split not in self.index.splits:
-            raise DamagedArtifactError(
-                f"{folder}: format {self.index.format_version} (this code reads {FORMAT_VERSION}), "
-                f"splits {sorted(self.index.splits)} (wanted {split})"
-            )
+        self.index = _read_index(folder, split)
         self.split = self.index.splits[split]
         self._tables = [pa.ipc.open_file(pa.memory_map(str(folder / f.path))).read_all() for f in self.split.files]
         sizes = [len(table) for table in self._tables]
@@ -167,6 +193,12 @@ class TokenShards:
         lengths: list[int] = self._tables[file].column("document_lengths")[row].as_py()
         return lengths
 
+    def document_sources(self, index: int) -> list[int]:
+        """Number of the source of each document in sequence `index`."""
+        file, row = self._locate(index)
+        sources: list[int] = self._tables[file].column("document_sources")[row].as_py()
+        return sources
+
     def segments(self, indices: IntArray) -> IntArray:
         """Number of the document each token lies in, from 1; 0 is padding. int64 [B, L]."""
         out = np.zeros((len(indices), self.index.sequence_length), dtype=np.int64)
@@ -185,6 +217,21 @@ class TokenShards:
         starts_BL[:, 1:] = np.where(changed_BL, steps_L[1:], 0)
         positions_BL: IntArray = steps_L[None, :] - np.maximum.accumulate(starts_BL, axis=1)
         return positions_BL
+
+
+def _read_index(folder: Path, split: str) -> ShardIndex:
+    """The index; its version is looked at first, because another version has other fields."""
+    try:
+        content = json.loads((folder / INDEX_NAME).read_bytes())
+        version, splits = content["format_version"], sorted(content["splits"])
+        index = ShardIndex.model_validate(content) if version == FORMAT_VERSION else None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DamagedArtifactError(f"{folder / INDEX_NAME}: not a token shard index: {error}") from error
+    if index is None or split not in splits:
+        raise DamagedArtifactError(
+            f"{folder}: format {version} (this code reads {FORMAT_VERSION}), splits {splits} (wanted {split})"
+        )
+    return index
 
 
 def write_index(folder: Path, index: ShardIndex) -> None:

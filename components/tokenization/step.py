@@ -78,7 +78,7 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
     import numpy as np
 
     from components.tokenization.distributed import encoded_tables
-    from components.tokenization.encoding import encode_tasks, load_tokenizer
+    from components.tokenization.encoding import encode_tasks, load_tokenizer, source_names
     from components.tokenization.shard_writer import SplitWriter
     from components.tokenization.shards import ShardIndex, write_index
     from components.tokenization.special import BOS_ID, EOS_ID, MASK_ID, PAD_ID
@@ -87,7 +87,8 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
     tokenizer_path = str(inputs["tokenizer"].path / "tokenizer" / "tokenizer.json")
     vocab_size = load_tokenizer(tokenizer_path).get_vocab_size()
     tasks = [task for split in ("train", "validation") for task in encode_tasks(inputs["corpus"].path, split)]
-    writers = {name: SplitWriter(context.output, name, config, vocab_size) for name in ("train", "validation")}
+    sources = source_names(inputs["corpus"].path)
+    writers = {name: SplitWriter(context.output, name, config, vocab_size, sources) for name in ("train", "validation")}
     reported = 0.0
     for done, table in encoded_tables(tasks, tokenizer_path, context.mirror):
         writers[tasks[done].split].add_table(table)
@@ -104,6 +105,7 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
             bos_token_id=BOS_ID,
             eos_token_id=EOS_ID,
             mask_token_id=MASK_ID,
+            sources=sources,
             splits=splits,
         ),
     )

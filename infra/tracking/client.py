@@ -47,6 +47,15 @@ class StepTracker:
         """Sends a trial as it stands now; sending it again with a longer history adds only what is new."""
         self._send("trial", {"trial": trial.model_dump(mode="json")})
 
+    def log_table(self, name: str, table: Mapping[str, Any]) -> None:
+        """Sends a table whole, as it stands now, to the step's MLflow run.
+
+        Args:
+            name: of its artifact, ending in `.json`; the same name replaces it.
+            table: `{"columns": [...], "data": [[...], ...]}`.
+        """
+        self._send("table", {"name": name, "table": dict(table)})
+
     def progress(self, done: float, total: float, unit: str, *, note: str = "") -> None:
         """Tells how far the step is: `done` of `total` `unit`s. The console shows rate and time left."""
         self._send("progress", {"done": done, "total": total, "unit": unit, "note": note, "time": time.time()})

@@ -122,6 +122,17 @@ def raw_inputs(own_id: str, raw: Mapping[str, Iterable[Mapping[str, Any]]]) -> I
         yield {"kind": "datasets", "id": own_id, "datasets": datasets}
 
 
+def table(own_id: str, name: str, text: str) -> Message:
+    """A table as it stands now, which replaces the one of this name.
+
+    Args:
+        own_id: our own id of the step's run.
+        name: of its artifact.
+        text: `{"columns": [...], "data": [[...], ...]}`.
+    """
+    return {"kind": "table", "id": own_id, "name": name, "text": text}
+
+
 def trial(parent_id: str, record: Mapping[str, Any], time_ms: int) -> list[Message]:
     """A trial as it stands now, as a run below its step's.
 
@@ -188,6 +199,8 @@ def step_finished(run: str, manifest: Mapping[str, Any], folder: Path, uri: str 
             messages.append(
                 {"kind": "file", "id": own_id, "path": str(folder / record["path"]), "folder": record["folder"]}
             )
+        elif record["type"] == "table":
+            messages.append(table(own_id, record["path"], (folder / record["path"]).read_text("utf-8")))
         elif record["type"] == "model":
             messages.append(
                 {

@@ -23,6 +23,14 @@ class FileRecord(_Record):
     """Folder under the run's artifacts."""
 
 
+class TableRecord(_Record):
+    """A small file of the artifact `{"columns": [...], "data": [[...], ...]}`, shown as a table of the step's run."""
+
+    type: Literal["table"] = "table"
+    path: str
+    """Relative to the artifact's folder."""
+
+
 class ModelRecord(_Record):
     """A Hugging Face folder, shown as a LoggedModel."""
 
@@ -59,5 +67,5 @@ class TrialRecord(_Record):
     status: Literal["finished", "stopped", "failed"] = "finished"
 
 
-Record = Annotated[FileRecord | ModelRecord | PromptRecord | TrialRecord, Field(discriminator="type")]
+Record = Annotated[FileRecord | TableRecord | ModelRecord | PromptRecord | TrialRecord, Field(discriminator="type")]
 RECORDS: TypeAdapter[tuple[Record, ...]] = TypeAdapter(tuple[Record, ...])

@@ -14,6 +14,7 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
     "datasets": {"datasets": list},
     "file": {"path": str, "folder": str},
     "text": {"name": str, "text": str},
+    "table": {"name": str, "text": str},
     "lineage": {"lineage": dict, "about": str},
     "model": {"record": dict, "path": str, "key": str, "time": int},
     "prompt": {"record": dict, "key": str},
@@ -41,7 +42,7 @@ def is_message(value: Any) -> bool:
         return all(_is_point(point) for point in value["points"])
     if value["kind"] == "repair":
         return all(is_message(inner) for inner in value["messages"])
-    if value["kind"] == "text":
+    if value["kind"] in ("text", "table"):
         return bool(value["name"]) and ".." not in PurePosixPath(value["name"]).parts
     return value["kind"] != "end" or value["status"] in STATUSES
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import logging
 import os
 import threading
@@ -265,12 +266,14 @@ class Tracker:
         self._thread.start()
 
     def receive(self, kind: str, step: str, payload: Mapping[str, Any]) -> None:
-        """Takes a message of a step: `metrics`, `trial` or `progress` (see `client.StepTracker`)."""
+        """Takes a message of a step: `metrics`, `trial`, `table` or `progress` (see `client.StepTracker`)."""
         own_id = f"{self.run}/{step}"
         if kind == "progress":
             self.progress[step] = dict(payload)
         elif kind == "metrics":
             self._points(own_id, payload["metrics"], payload["step"], payload["time"])
+        elif kind == "table":
+            self.put(messages.table(own_id, payload["name"], json.dumps(payload["table"], ensure_ascii=False)))
         elif kind == "trial":
             for message in messages.trial(own_id, payload["trial"], int(time.time() * 1000)):
                 self.put(message)

@@ -10,6 +10,7 @@ Messages (`kind`, and `id` = our own id of the run it belongs to):
                            num_rows}, ...]
     file       path, folder                                       a small artifact
     text       text, name                                         the same from a string
+    table      text, name                                         the same of a table, which MLflow's page shows as one
     lineage    lineage, about                                     `lineage.json` and `lineage.html` of the run
     model      record, path, key, lineage                         a LoggedModel; registered if the record says so
     prompt     record, key                                        a version of a registered prompt
@@ -43,6 +44,8 @@ URI_TAG = "fromzero.artifact_uri"
 IS_PROMPT_TAG = "mlflow.prompt.is_prompt"
 PROMPT_EXPERIMENTS_TAG = "_mlflow_experiment_ids"
 """By which MLflow's page of an experiment finds its prompts."""
+TABLES_TAG = "mlflow.loggedArtifacts"
+"""By which MLflow's page, and `load_table`, find the tables of a run."""
 UI_URL = "http://127.0.0.1:5000"
 """Where `fromzero ui` serves a local store."""
 MAX_BATCH = 1000
@@ -204,6 +207,14 @@ class Writer:
 
     def _text(self, message: Mapping[str, Any]) -> None:
         self.client.log_text(self._run_id(message), message["text"], message["name"])
+
+    def _table(self, message: Mapping[str, Any]) -> None:
+        """What `log_table` of MLflow 3.17 leaves, which reads the table back to append to it: this one comes whole."""
+        self._text(message)
+        run = self.client.get_run(self._run_id(message))
+        told, entry = json.loads(run.data.tags.get(TABLES_TAG, "[]")), {"path": message["name"], "type": "table"}
+        if entry not in told:
+            self._tags({"id": message["id"], "tags": {TABLES_TAG: json.dumps([*told, entry])}})
 
     def _lineage(self, message: Mapping[str, Any]) -> None:
         lineage = self.linked(Lineage.from_dict(message["lineage"]))

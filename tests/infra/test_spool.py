@@ -56,6 +56,8 @@ def test_a_line_torn_by_a_kill_stays_alone(tmp_path: Path) -> None:
         {"kind": "end", "id": "r", "status": "SOMEHOW", "end_time": 1},
         {"kind": "end", "id": "r", "status": "FINISHED", "end_time": 2**70},
         {"kind": "text", "id": "r", "name": "../../x", "text": ""},
+        {"kind": "table", "id": "r", "name": "/../x.json", "text": "{}"},
+        {"kind": "table", "id": "r", "name": "x.json", "text": {"columns": []}},
         {"kind": "experiment", "id": "r"},
         {"kind": "repair", "id": "r", "key": "k", "messages": [{"kind": "end"}]},
         [],

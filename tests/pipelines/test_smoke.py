@@ -94,14 +94,16 @@ def test_the_metrics_have_the_names_that_users_rely_on(smoke: Smoke) -> None:
         "pretrain_mlm": {
             "train_loss",
             "validation_loss",
-            "validation_perplexity",
-            "bits_per_byte",
+            "validation_loss/wordnet",
+            "validation_pseudo_perplexity",
+            "pseudo_bits_per_byte",
             "train_flops",
             "unigram_cross_entropy",
         },
         "pretrain_clm": {
             "train_loss",
             "validation_loss",
+            "validation_loss/wordnet",
             "validation_perplexity",
             "bits_per_byte",
             "train_flops",
@@ -120,7 +122,8 @@ def test_the_metrics_have_the_names_that_users_rely_on(smoke: Smoke) -> None:
     }
     for step, names in wanted.items():
         assert names <= set(step_of(smoke, step)["metrics"]), step
-    assert "tokens_per_second" in step_of(smoke, "pretrain_mlm")["measured"]
+    measured = step_of(smoke, "pretrain_mlm")["measured"]
+    assert {"tokens_per_second", "steps_per_second", "data_fraction", "mfu", "peak_tflops"} <= set(measured)
 
 
 def test_every_row_is_kept_or_dropped_for_a_reason(smoke: Smoke) -> None:

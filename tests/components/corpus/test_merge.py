@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from components.corpus import writer
-from components.corpus.config import CorpusConfig
+from components.corpus.config import CorpusConfig, SourceConfig
 from components.corpus.documents import ReadTask, examine
 from components.corpus.merge import CorpusMerger, SourceFile
 from components.corpus.normalise import text_digest
@@ -133,3 +134,9 @@ def test_a_sink_without_rows_writes_an_empty_file(tmp_path: Path) -> None:
     sink = ParquetSink(tmp_path, "train", pa.schema({"num_bytes": pa.int64()}))
     sink.close()
     assert pq.read_table(tmp_path / "train-00000.parquet").num_rows == 0
+
+
+@pytest.mark.parametrize("name", [".", "..", ".a", "a/b", "a b"])
+def test_a_source_after_which_no_metric_could_be_named_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="should match pattern"):
+        SourceConfig.model_validate({"path": "x.txt", "name": name})

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from components.tokenization.shards import ShardIndex, SplitIndex, write_index, write_shard
+from components.tokenization.shards import ShardIndex, SourceCounts, SplitIndex, write_index, write_shard
 
 GLOSSES = Path(__file__).parents[3] / "conf" / "data" / "wordnet" / "glosses.jsonl.gz"
+SOURCES = ("even", "odd")
+"""By the number of the document."""
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
 
 
@@ -84,37 +86,46 @@ def make_shards(
     splits = {}
     counts = np.zeros(vocab_size, dtype=np.int64)
     for split, part in (("train", documents[held_out:]), ("validation", documents[:held_out])):
-        rows, lengths, targets, row, row_lengths, row_targets = [], [], [], [], [], []
-        num_bytes = num_tokens = 0
-        for text in part:
+        rows, lengths, sources, targets = [], [], [], []
+        row, row_lengths, row_sources, row_targets = [], [], [], []
+        num_tokens = 0
+        counts_S3 = np.zeros((2, 3), dtype=np.int64)
+        for number, text in enumerate(part):
             ids = [2, *tokenizer.encode(text).ids, 3][:sequence_length]
-            num_bytes += len(tokenizer.decode(ids[1:-1]).encode())
+            source = number % 2
+            counts_S3[source] += [1, len(ids) - 2, len(tokenizer.decode(ids[1:-1]).encode())]
             num_tokens += len(ids)
             if len(row) + len(ids) > sequence_length:
                 padding = sequence_length - len(row)
                 rows.append(row + [0] * padding)
                 targets.append(row_targets + [False] * padding)
                 lengths.append(row_lengths)
-                row, row_lengths, row_targets = [], [], []
+                sources.append(row_sources)
+                row, row_lengths, row_sources, row_targets = [], [], [], []
             row = row + ids
             row_targets = row_targets + [False] * (len(ids) - 2) + [True, True]
             row_lengths = [*row_lengths, len(ids)]
+            row_sources = [*row_sources, source]
         padding = sequence_length - len(row)
         rows.append(row + [0] * padding)
         targets.append(row_targets + [False] * padding)
         lengths.append(row_lengths)
+        sources.append(row_sources)
         tokens = np.asarray(rows)
         marks = np.asarray(targets) if marked else None
         if split == "train":
             counts += np.bincount(tokens[tokens > 0], minlength=vocab_size)
-        file = write_shard(folder / f"{split}-00000.arrow", tokens, lengths, vocab_size, marks)
+        path = folder / f"{split}-00000.arrow"
+        file = write_shard(path, tokens, lengths, vocab_size, marks, document_sources=sources, num_sources=2)
         splits[split] = SplitIndex(
             files=(file,),
             num_sequences=len(rows),
             num_documents=len(part),
             num_tokens=num_tokens,
-            num_text_tokens=num_tokens - 2 * len(part),
-            num_text_bytes=num_bytes,
+            by_source=tuple(
+                SourceCounts(num_documents=documents, num_text_tokens=text, num_text_bytes=num_bytes)
+                for documents, text, num_bytes in counts_S3.tolist()
+            ),
             num_target_tokens=int(marks.sum()) if marks is not None else None,
         )
     np.save(folder / "unigram_counts.npy", counts)
@@ -127,6 +138,7 @@ def make_shards(
             bos_token_id=2,
             eos_token_id=3,
             mask_token_id=4,
+            sources=SOURCES,
             splits=splits,
         ),
     )

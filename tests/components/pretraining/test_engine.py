@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from components.pretraining.batches import make_batch, make_objective
 from components.pretraining.config import PretrainConfig
 from components.pretraining.engine import parameter_groups
+from components.pretraining.evaluation import validation_indices
 from components.pretraining.models import TargetLoss, build_model
 from components.pretraining.sampler import Sampler
 from components.pretraining.schedule import learning_rate
@@ -116,7 +117,8 @@ def test_the_saved_model_has_the_reported_validation_loss(
     assert len(AutoTokenizer.from_pretrained(folder / "model")) == 512
     config = PretrainConfig.model_validate({**TINY, "objective": objective})
     shards = TokenShards(tiny_data / "token_shards", "validation")
-    indices_B = np.arange(20)
+    indices_B = validation_indices(len(shards), config)
+    assert len(indices_B) == 20
     batch = make_batch(
         shards,
         make_objective(config, shards, tiny_data / "tokenizer"),

@@ -57,10 +57,13 @@ def test_masked_lm_on_two_workers(ray_cluster: Mapping[str, float], tiny_data: P
     }
     assert output.metrics["steps"] == 6
     assert float(output.metrics["validation_loss"] or 0) > 0
-    assert {"train_loss", "validation_perplexity", "bits_per_byte", "unigram_cross_entropy", "train_flops"} <= set(
-        output.metrics
-    )
-    assert output.measured["restarts"] == 0
+    wanted = {"train_loss", "validation_pseudo_perplexity", "pseudo_bits_per_byte", "train_flops"}
+    assert wanted | {"unigram_cross_entropy", "validation_loss/even", "validation_loss/odd"} <= set(output.metrics)
+    assert {"mfu", "peak_tflops", "peak_memory_mib_per_rank"} <= set(output.measured) and not output.measured[
+        "restarts"
+    ]
+    assert "samples.json" in {record.path for record in output.records if record.type == "table"}
+    assert len(json.loads((here.output / "samples.json").read_text())["data"]) == 4
     rows = [json.loads(line) for line in (here.output / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "train_loss" in row] == [2, 4, 6]
     again = pretrain(PretrainConfig.model_validate(CONFIG), artifacts(tiny_data), _again(here, tmp_path / "again"))

@@ -7,7 +7,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from components.tokenization.packing import best_fit_decreasing, fill, lengths_by_sequence, pack
+from components.tokenization.packing import best_fit_decreasing, by_sequence, fill, pack
 
 PAD = 9999
 
@@ -23,7 +23,7 @@ def test_every_token_appears_once_in_order_and_nothing_that_fits_is_cut(seed: in
     rows_NL = fill(packing, flat, np.cumsum(lengths) - lengths, length, 999_999)
     assert rows_NL.shape == (packing.num_sequences, length) and rows_NL.dtype == np.uint32
     pieces: dict[int, list[list[int]]] = defaultdict(list)
-    for row, part in zip(rows_NL.tolist(), lengths_by_sequence(packing), strict=True):
+    for row, part in zip(rows_NL.tolist(), by_sequence(packing, packing.length_P), strict=True):
         assert row[sum(part) :] == [999_999] * (length - sum(part))
         start = 0
         for size in part:
@@ -56,5 +56,5 @@ def test_sequences_follow_the_order_of_documents() -> None:
 
 def test_no_documents_pack_into_no_sequences() -> None:
     packing = pack(np.zeros(0, dtype=np.int64), 8)
-    assert packing.num_sequences == 0 and lengths_by_sequence(packing) == []
+    assert packing.num_sequences == 0 and by_sequence(packing, packing.length_P) == []
     assert fill(packing, np.zeros(0, dtype=np.uint16), np.zeros(0, dtype=np.int64), 8, 0).shape == (0, 8)

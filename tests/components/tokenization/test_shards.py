@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +10,22 @@ import pytest
 
 from components.tokenization.config import TokenShardsConfig
 from components.tokenization.shard_writer import SplitWriter
-from components.tokenization.shards import ShardIndex, TokenShards, token_dtype, write_index
+from components.tokenization.shards import ShardIndex, TokenShards, source_dtype, token_dtype, write_index
 from infra.errors import DamagedArtifactError
 
 LENGTH = 16
 VOCAB = 70_000
+SOURCES = ("a", "二", "c")
 
 
 def make_shards(folder: Path, documents: list[list[int]], chunk: int = 5, window: int = 1000) -> SplitWriter:
     config = TokenShardsConfig(sequence_length=LENGTH, max_sequences_per_file=4, pack_window_documents=window)
-    writer = SplitWriter(folder, "train", config, VOCAB)
+    writer = SplitWriter(folder, "train", config, VOCAB, SOURCES)
     for start in range(0, len(documents), chunk):
         part = documents[start : start + chunk]
         tokens = np.array([token for document in part for token in document], dtype=np.uint32)
-        writer.add(tokens, np.array([len(document) for document in part]), 10 * len(part))
+        lengths = np.array([len(document) for document in part])
+        writer.add(tokens, lengths, np.full(len(part), 10), np.array([source_of(document) for document in part]))
     split = writer.close()
     index = ShardIndex(
         sequence_length=LENGTH,
@@ -31,10 +34,15 @@ def make_shards(folder: Path, documents: list[list[int]], chunk: int = 5, window
         bos_token_id=2,
         eos_token_id=3,
         mask_token_id=4,
+        sources=SOURCES,
         splits={"train": split},
     )
     write_index(folder, index)
     return writer
+
+
+def source_of(document: list[int]) -> int:
+    return document[1] % len(SOURCES)
 
 
 def some_documents(count: int) -> list[list[int]]:
@@ -82,8 +90,39 @@ def test_bytes_do_not_depend_on_how_documents_arrive_and_windows_bound_packing(t
             assert path.read_bytes() == (tmp_path / other / path.name).read_bytes()
 
 
+def test_each_piece_of_a_document_has_its_source(tmp_path: Path) -> None:
+    documents = some_documents(60)
+    make_shards(tmp_path, documents, window=20)
+    shards = TokenShards(tmp_path, "train")
+    assert shards.index.sources == SOURCES
+    texts = {tuple(document[at : at + LENGTH]): document for document in documents for at in (0, LENGTH)}
+    for index in range(len(shards)):
+        tokens, found = shards.tokens(np.array([index]))[0].tolist(), shards.document_sources(index)
+        ends = np.cumsum(shards.document_lengths(index)).tolist()
+        pieces = [
+            tuple(tokens[end - length : end]) for end, length in zip(ends, shards.document_lengths(index), strict=True)
+        ]
+        assert found == [source_of(texts[piece]) for piece in pieces]
+    assert sum(counts.num_documents for counts in shards.split.by_source) == 60
+    for source, counts in enumerate(shards.split.by_source):
+        mine = [document for document in documents if source_of(document) == source]
+        assert counts.num_documents == len(mine) > 0
+        assert counts.num_text_tokens == sum(map(len, mine)) - 2 * len(mine) and counts.num_text_bytes == 10 * len(mine)
+
+
+def test_shards_of_format_1_are_refused(tmp_path: Path) -> None:
+    make_shards(tmp_path, some_documents(5))
+    index = json.loads((tmp_path / "shards.json").read_text())
+    del index["sources"], index["splits"]["train"]["by_source"]
+    index["splits"]["train"] |= {"num_text_tokens": 1, "num_text_bytes": 1}
+    (tmp_path / "shards.json").write_text(json.dumps(index | {"format_version": 1}))
+    with pytest.raises(DamagedArtifactError, match=r"format 1 \(this code reads 2\)"):
+        TokenShards(tmp_path, "train")
+
+
 def test_the_smallest_type_holds_the_vocabulary() -> None:
     assert [str(token_dtype(size)) for size in (8192, 65_536, 65_537)] == ["uint16", "uint16", "uint32"]
+    assert [str(source_dtype(size)) for size in (1, 256, 257, 65_537)] == ["uint8", "uint8", "uint16", "uint32"]
 
 
 def test_damaged_shards_are_refused(tmp_path: Path) -> None:

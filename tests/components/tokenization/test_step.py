@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def corpus(tmp_path: Path) -> Artifact:
             {
                 "id": [text_id(text) for text in texts],
                 "text": texts,
-                "source": ["s"] * count,
+                "source": ["s" if i % 3 else "一" for i in range(count)],
                 "num_bytes": [len(text.encode()) for text in texts],
                 "weight": [2.0 if i < 100 else 0.5 if i < 200 else 1.0 for i in range(count)],
             }
@@ -86,17 +87,21 @@ def test_steps_make_shards_that_hold_every_document_and_nothing_else(
     expected = []
     num_bytes = 0
     num_documents = 0
+    bytes_by_source: Counter[str] = Counter()
     for task in encode_tasks(corpus.path, "train"):
         table = encode(task, str(tokenizer.path / "tokenizer" / "tokenizer.json"))
         for row in table.to_pylist():
             expected += row["tokens"] * row["copies"]
             num_bytes += row["num_bytes"] * row["copies"]
             num_documents += row["copies"]
+            bytes_by_source[row["source"]] += row["num_bytes"] * row["copies"]
             assert row["tokens"][0] == 2 and row["tokens"][-1] == 3
     shards = TokenShards(contexts["one"].output, "train")
     tokens_NL = shards.tokens(np.arange(len(shards)))
     assert sorted(tokens_NL[shards.segments(np.arange(len(shards))) > 0].tolist()) == sorted(expected)
     assert shards.split.num_text_bytes == num_bytes
+    assert shards.index.sources == ("一", "s")
+    assert [counts.num_text_bytes for counts in shards.split.by_source] == [bytes_by_source[n] for n in ("一", "s")]
     assert one.metrics["num_packed_documents"] == num_documents == shards.split.num_documents
     assert 200 + 100 + 20 < num_documents < 200 + 100 + 80
     assert one.metrics["num_tokens"] == len(expected) and one.metrics["num_cut_documents"] > 0
@@ -107,7 +112,8 @@ def test_steps_make_shards_that_hold_every_document_and_nothing_else(
 
 def test_special_tokens_in_a_text_are_plain_characters(tmp_path: Path, make_context: Make) -> None:
     texts = ["a text with </s> and <mask> in it", "another plain text"] * 20
-    table = pa.table({"id": [text_id(t) for t in texts], "text": texts, "num_bytes": [len(t) for t in texts]})
+    columns = {"id": [text_id(t) for t in texts], "text": texts, "num_bytes": [len(t) for t in texts]}
+    table = pa.table({**columns, "source": ["s"] * len(texts)})
     (tmp_path / "c").mkdir()
     pq.write_table(table, tmp_path / "c/train-00000.parquet")
     context = make_context("tokenizer")
