@@ -7,7 +7,7 @@
 | t5 | T5ForConditionalGeneration | relative | before, RMS | GeGLU | Raffel et al. 2019, arXiv:1910.10683; v1.1 |
 | bart | BartForConditionalGeneration | learned | after | GELU | Lewis et al. 2019, arXiv:1910.13461 |
 | llama | LlamaForCausalLM | rotary | before, RMS | SwiGLU | Touvron et al. 2023, arXiv:2302.13971 |
-| qwen3 | Qwen3ForCausalLM | rotary | before, RMS, of queries and keys too | SwiGLU | Yang et al. 2025, arXiv:2505.09388 |
+| qwen3 | Qwen3ForCausalLM | rotary | as llama; of queries, keys too | SwiGLU | Yang et al. 2025, arXiv:2505.09388 |
 | gpt2 | GPT2LMHeadModel | learned | before | GELU | Radford et al. 2019 |
 
 ModernBERT is the default encoder because it learns much sooner: after 900 steps of 2,048 tokens on WordNet glosses its

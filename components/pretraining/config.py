@@ -52,6 +52,12 @@ DEFAULT_ARCHITECTURES: dict[ObjectiveName, Architecture] = {
 }
 
 
+TASKS: dict[Kind, str] = {
+    "encoder": "fill-mask",
+    "encoder_decoder": "text2text-generation",
+    "decoder": "text-generation",
+}
+"""The task that transformers has for each kind of network."""
 COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMbB]?)")
 COUNT_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
@@ -68,6 +74,10 @@ def count_of(value: Any) -> Any:
     if found is None:
         raise ValueError(f"{value!r} is no number: write 10M, 7B, 1.5B, 350k or 10_000_000")
     return round(float(found[1]) * COUNT_FACTORS[found[2].lower()])
+
+
+NUM_SENTINELS = 100
+"""Of span_corruption, as T5 has: `<extra_id_0>` is the id after the tokenizer's last, and so on."""
 
 
 class ModelConfig(FrozenConfig):
@@ -235,3 +245,14 @@ def micro_batch_size(config: PretrainConfig, world_size: int) -> int:
     """Sequences a rank takes at once: the largest divisor of its share of the batch that the config allows."""
     share = config.global_batch_size // world_size
     return max(size for size in range(1, min(share, config.micro_batch_size_per_rank) + 1) if share % size == 0)
+
+
+def num_sentinels(config: PretrainConfig) -> int:
+    """Ids that the objective needs beyond those of the tokenizer."""
+    return NUM_SENTINELS if config.objective == "span_corruption" else 0
+
+
+def network_vocab_size(config: PretrainConfig, vocab_size: int) -> int:
+    """Rows of the network's embeddings: the tokenizer's `vocab_size`, the sentinels, padding to `vocab_multiple`."""
+    multiple = config.model.vocab_multiple
+    return -(-(vocab_size + num_sentinels(config)) // multiple) * multiple

@@ -1,10 +1,10 @@
 """Dropout keyed by sample: the mask is a function of (sample, place in the network, position, feature) and of nothing
 else, so that no number of ranks, no size of a micro batch and no recomputation of activations changes it.
 
-    y = x * keep / (1 - p),   keep = 1 where hash(sample key, call, position, feature) >= p      (Srivastava et al. 2014)
+    y = x * keep / (1 - p),   keep = 1 where hash(sample key, call, position, feature) >= p    (Srivastava et al. 2014)
 
-`call` numbers the dropouts of one forward pass in order. transformers' models drop by `nn.Dropout` modules or by calling
-`nn.functional.dropout` (BART); a torch function mode sees both, and is entered only where dropout is above 0. A layer
+`call` numbers the dropouts of one forward pass in order. transformers' models drop by `nn.Dropout` modules or by
+calling `nn.functional.dropout` (BART); a torch function mode sees both, and is entered only where dropout is above 0. A layer
 whose activations are computed again in the backward pass (`torch.utils.checkpoint`) starts from the number that it
 started from before. Attention weights are never dropped: [B, H, L, L] numbers a layer, and fused kernels would draw
 them out of reach.

@@ -12,8 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.pretraining.config import Kind, PretrainConfig
-from components.pretraining.sizes import NUM_SENTINELS
+from components.pretraining.config import Kind, PretrainConfig, num_sentinels
 from infra.errors import ConfigError
 
 HEADS: tuple[tuple[str, Kind], ...] = (
@@ -23,10 +22,46 @@ HEADS: tuple[tuple[str, Kind], ...] = (
     ("LMHeadModel", "decoder"),
     ("ForConditionalGeneration", "encoder_decoder"),
 )
-ENCODERS = ("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "mpnet")
-ENCODERS += ("modernbert", "roberta", "xlm-roberta")
-DECODERS = ("bloom", "falcon", "gemma", "gemma2", "gpt2", "gpt_neo", "gpt_neox", "gptj", "llama", "mistral", "olmo")
-DECODERS += ("olmo2", "opt", "phi", "phi3", "qwen2", "qwen3", "smollm3", "stablelm", "starcoder2")
+ENCODERS = frozenset(
+    {
+        "albert",
+        "bert",
+        "camembert",
+        "deberta",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "ernie",
+        "mpnet",
+        "modernbert",
+        "roberta",
+        "xlm-roberta",
+    }
+)
+DECODERS = frozenset(
+    {
+        "bloom",
+        "falcon",
+        "gemma",
+        "gemma2",
+        "gpt2",
+        "gpt_neo",
+        "gpt_neox",
+        "gptj",
+        "llama",
+        "mistral",
+        "olmo",
+        "olmo2",
+        "opt",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "smollm3",
+        "stablelm",
+        "starcoder2",
+    }
+)
 POSITION_FIELDS = ("max_position_embeddings", "n_positions", "seq_length")
 NEXT_SENTENCE_TYPES = ("bert",)
 DROPOUT_FIELDS = ("hidden_dropout_prob", "hidden_dropout", "dropout", "dropout_rate", "resid_pdrop", "mlp_dropout")
@@ -83,11 +118,9 @@ def start_problems(config: PretrainConfig, where: str, vocab_size: int | None = 
         found.append(f"{model_type} has no head for next-sentence prediction: set objective=masked_lm")
     if config.model.architecture not in (None, model_type):
         found.append(f"its model_type is {model_type}, and architecture={config.model.architecture}: leave that out")
-    vocab, wanted = described.get("vocab_size"), vocab_size
-    if wanted is not None and config.objective == "span_corruption":
-        wanted += NUM_SENTINELS
-    if wanted is not None and (not isinstance(vocab, int) or vocab < wanted):
-        sentinels = f" and {NUM_SENTINELS} sentinels" if config.objective == "span_corruption" else ""
+    vocab, more = described.get("vocab_size"), num_sentinels(config)
+    if vocab_size is not None and (not isinstance(vocab, int) or vocab < vocab_size + more):
+        sentinels = f" and {more} sentinels" if more else ""
         found.append(
             f"its vocab_size is {vocab}, the token shards have {vocab_size} tokens{sentinels}: use the tokenizer that "
             "it was made with"

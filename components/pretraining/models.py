@@ -21,12 +21,13 @@ import torch
 from torch import nn
 
 from components.pretraining.architectures import attention_implementation, make_network
-from components.pretraining.config import PretrainConfig
+from components.pretraining.config import PretrainConfig, network_vocab_size
 from components.pretraining.cross_entropy import linear_cross_entropy
 from components.pretraining.dropout import Contexts, SampleDropout, dropout_fields, hidden_dropout, silence_attention
 from components.pretraining.init_from import start_problems
 from components.pretraining.packing import Runner, output_layer
-from components.pretraining.sizes import network_sizes, network_vocab_size
+from components.pretraining.sizes import network_sizes
+from infra.energy.flops import shape_of
 from infra.errors import ConfigError, FromzeroError
 
 logger = logging.getLogger(__name__)
@@ -82,8 +83,11 @@ def load_model(folder: Path, config: PretrainConfig, vocab_size: int) -> Any:
             attn_implementation=attention_implementation(config),
             output_loading_info=True,
         )
+        shape_of(model.config)  # counted from at the end, and better missed now
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"model.init_from={folder}: transformers cannot load it: {error}") from error
+    except AttributeError as error:
+        raise ConfigError(f"model.init_from={folder}: its config.json does not tell its sizes: {error}") from error
     if missing := sorted(told["missing_keys"]):
         logger.warning("%s: %d weights are not in it and start at random: %s", folder, len(missing), ", ".join(missing))
     return model

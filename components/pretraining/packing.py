@@ -168,7 +168,7 @@ class Runner:
             encoded_BLD = self._encode(model, inputs)
             decoder = model.get_decoder()
             with _restarted(decoder, inputs["decoder_positions_BM"]):
-                states = decoder(
+                states: torch.Tensor = decoder(
                     input_ids=inputs["decoder_input_ids_BM"],
                     attention_mask=model_mask(model, inputs["decoder_attention_B1MM"]),
                     encoder_hidden_states=encoded_BLD,
@@ -185,7 +185,7 @@ class Runner:
         if self.kind == "encoder_decoder":
             encoded_BLD = self._encode(model, inputs)
             with _restarted(model.get_decoder(), inputs["decoder_positions_BM"]):
-                logits = model(
+                logits: torch.Tensor = model(
                     encoder_outputs=(encoded_BLD,),
                     attention_mask=model_mask(model, inputs["cross_attention_B1ML"]),
                     decoder_input_ids=inputs["decoder_input_ids_BM"],

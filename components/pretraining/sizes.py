@@ -23,32 +23,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from components.pretraining.config import Architecture, ModelConfig, PretrainConfig
+from components.pretraining.config import Architecture, ModelConfig, PretrainConfig, network_vocab_size
 from infra.errors import ConfigError
 
 HEAD_SIZE = 64
 TOLERANCE = 0.05
 MIN_ASPECT, MAX_ASPECT = 3, 256
 MAX_CHOSEN_WIDTH = 32_768
-NUM_SENTINELS = 100
-"""`<extra_id_0>` to `<extra_id_99>` of span corruption, after the tokens of the tokenizer."""
 RELATIVE_BUCKETS = 32
 """Rows of T5's table of relative positions."""
 BART_POSITION_OFFSET = 2
 """Rows of BART's position embeddings that no position uses."""
-
-
-def network_vocab_size(config: PretrainConfig, vocab_size: int) -> int:
-    """Rows of the embedding: the tokens of the tokenizer, the sentinels of span corruption, and padding up to a
-    multiple of `model.vocab_multiple`, which matrix units want (Tensor Cores: 8 in bf16, 64 for the best tiles).
-
-    Args:
-        config: of the training.
-        vocab_size: tokens of the tokenizer.
-    """
-    tokens = vocab_size + (NUM_SENTINELS if config.objective == "span_corruption" else 0)
-    multiple = config.model.vocab_multiple
-    return -(-tokens // multiple) * multiple
 
 
 def feed_forward_size(architecture: Architecture, hidden_size: int) -> int:

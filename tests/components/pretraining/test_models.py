@@ -149,7 +149,9 @@ def test_a_training_starts_from_any_checkpoint(
 
 def test_a_network_that_cannot_keep_documents_apart_is_refused(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 512, "state_size": 8}
-    transformers.MambaForCausalLM(transformers.MambaConfig(**sizes)).save_pretrained(tmp_path / "start")
-    model = build_model(config(None, "decoder", model={"init_from": str(tmp_path / "start")}), 500, SPECIAL)
+    model = transformers.MambaForCausalLM(transformers.MambaConfig(**sizes))
     with pytest.raises(ConfigError, match=r"MambaForCausalLM cannot read several documents in one row"):
         TargetLoss(model)
+    model.save_pretrained(tmp_path / "start")
+    with pytest.raises(ConfigError, match=r"does not tell its sizes: a mamba config has none of num_attention_heads"):
+        build_model(config(None, "decoder", model={"init_from": str(tmp_path / "start")}), 500, SPECIAL)

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from components.pretraining.architectures import make_network
-from components.pretraining.config import KINDS, ModelConfig, PretrainConfig
+from components.pretraining.config import KINDS, ModelConfig, PretrainConfig, network_vocab_size
 from components.pretraining.sizes import (
     MAX_ASPECT,
     MIN_ASPECT,
     count_parameters,
     network_sizes,
-    network_vocab_size,
     num_parameters,
     sized,
 )
