@@ -4,12 +4,12 @@ else, so that no number of ranks, no size of a micro batch and no recomputation 
     y = x * keep / (1 - p),   keep = 1 where hash(sample key, call, position, feature) >= p    (Srivastava et al. 2014)
 
 `call` numbers the dropouts of one forward pass in order. transformers' models drop by `nn.Dropout` modules or by
-calling `nn.functional.dropout` (BART); a torch function mode sees both, and is entered only where dropout is above 0. A layer
-whose activations are computed again in the backward pass (`torch.utils.checkpoint`) starts from the number that it
-started from before. Attention weights are never dropped: [B, H, L, L] numbers a layer, and fused kernels would draw
-them out of reach.
+calling `nn.functional.dropout` (BART); a torch function mode sees both, and is entered only where dropout is above 0.
+A layer whose activations are computed again in the backward pass (`torch.utils.checkpoint`) starts from the number
+that it started from before. Attention weights are never dropped: [B, H, L, L] numbers a layer, and
+fused kernels would draw them out of reach.
 
-The hash is lowbias32 (Ellis 2018, "Prospecting for hash functions") twice, over a key of 64 bits for each row.
+The hash is lowbias32 (Ellis 2018, "Prospecting for hash functions") over a key of 64 bits for each row.
 COST
 
 Shapes: B sequences, L positions, D features.
@@ -78,10 +78,11 @@ def _mix64(state: torch.Tensor) -> torch.Tensor:
     return state ^ ((state >> 31) & ((1 << 33) - 1))
 
 
-def _lowbias32(state: torch.Tensor) -> torch.Tensor:
-    """Ellis' 32-bit mixer over int32, in place."""
+def _lowbias32(state: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Ellis' 32-bit mixer over int32, in place, with a second word of the key after the first multiplication."""
     state ^= (state >> 16) & 0xFFFF
     state *= 0x7FEB352D
+    state ^= key
     state ^= (state >> 15) & 0x1FFFF
     state *= 0x846CA68B - (1 << 32)
     state ^= (state >> 16) & 0xFFFF
@@ -103,8 +104,7 @@ def keep_mask(sample_keys_B: torch.Tensor, call: int, shape: torch.Size, dropout
     rows_BL1 = _mix64(rows_B[:, None] ^ positions_L)[:, :, None]
     low_BL1, high_BL1 = rows_BL1.to(torch.int32), (rows_BL1 >> 32).to(torch.int32)
     features = torch.arange(shape[2:].numel() if len(shape) > 2 else shape[1], dtype=torch.int32, device=device)
-    drawn_BLD = _lowbias32(low_BL1 ^ (features * (0x9E3779B9 - (1 << 32))))
-    drawn_BLD = _lowbias32(drawn_BLD ^ high_BL1)
+    drawn_BLD = _lowbias32(low_BL1 ^ (features * (0x9E3779B9 - (1 << 32))), high_BL1)
     return (drawn_BLD >= round(dropout * 2**32) - 2**31).view(shape)
 
 

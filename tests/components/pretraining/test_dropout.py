@@ -127,6 +127,6 @@ def test_the_cross_entropy_in_pieces_is_that_of_torch(max_logits: int, with_bias
     bias = copies[2] if with_bias else None
     found = linear_cross_entropy(copies[0], copies[1], bias, ids_T, max_logits=max_logits)
     (found * 0.3).backward()
-    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     for leaf, copy in zip(leaves, copies, strict=True):
         assert torch.allclose(copy.grad.double(), leaf.grad, atol=1e-5)

@@ -102,7 +102,8 @@ SMALL = {
 }
 DECODER = SMALL | {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
 SEQ2SEQ: dict[str, Any] = {
-    "d_model": 32, "vocab_size": 512, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3,
+    "d_model": 32, "vocab_size": 512, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
+    "decoder_start_token_id": 3,
     "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
     "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64,
 }  # fmt: skip
@@ -118,7 +119,8 @@ STRANGERS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("decoder", "MistralConfig", "MistralForCausalLM", {**DECODER, "num_key_value_heads": 1}),
     ("decoder", "OPTConfig", "OPTForCausalLM",
      {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64, "vocab_size": 512,
-      "word_embed_proj_dim": 32, "max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}),
+      "word_embed_proj_dim": 32, "max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 3,
+      "pad_token_id": 0}),
     ("decoder", "Gemma2Config", "Gemma2ForCausalLM",
      {**DECODER, "head_dim": 16, "num_key_value_heads": 1, "final_logit_softcapping": 0.05, "sliding_window": 64}),
     ("encoder_decoder", "PegasusConfig", "PegasusForConditionalGeneration", SEQ2SEQ),
