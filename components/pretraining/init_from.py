@@ -20,7 +20,6 @@ HEADS: tuple[tuple[str, Kind], ...] = (
     ("ForPreTraining", "encoder"),
     ("ForCausalLM", "decoder"),
     ("LMHeadModel", "decoder"),
-    ("ForConditionalGeneration", "encoder_decoder"),
 )
 ENCODERS = frozenset(
     {

@@ -52,6 +52,8 @@ def build_model(config: PretrainConfig, vocab_size: int, special: dict[str, int]
         model = make_network(config, sizes, network_vocab_size(config, vocab_size), special)
     silence_attention(model)
     if config.activation_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise ConfigError(f"activation_checkpointing=true: {type(model).__name__} cannot; set it to false")
         model.activation_checkpointing_enable({"use_reentrant": False})
     return model
 

@@ -190,6 +190,21 @@ def network_sizes(config: PretrainConfig, vocab_size: int) -> ModelConfig:
     )
 
 
+def size_problems(config: PretrainConfig, where: str, vocab_size: int) -> list[str]:
+    """Why `model.target_parameters` cannot be met, if it cannot.
+
+    Args:
+        config: of the training.
+        where: its config key.
+        vocab_size: tokens of the tokenizer.
+    """
+    try:
+        network_sizes(config, vocab_size)
+    except ConfigError as error:
+        return [f"{where}.{line}" for line in error.problems]
+    return []
+
+
 def num_parameters(config: PretrainConfig, vocab_size: int) -> int:
     """Weights of the network of a training from random weights; the arguments and errors are those of
     `network_sizes`."""

@@ -157,13 +157,15 @@ def check_vocabulary(config: PretrainConfig, shards: Path, where: str) -> None:
         ConfigError: it does not.
     """
     from components.pretraining.init_from import start_problems
-    from components.pretraining.sizes import network_sizes
+    from components.pretraining.sizes import size_problems
     from components.tokenization.shards import TokenShards
 
     vocab_size = TokenShards(shards, "train").index.vocab_size
-    if config.model.init_from is None:
-        network_sizes(config, vocab_size)
-    elif found := start_problems(config, f"{where}.model", vocab_size):
+    if config.model.init_from is not None:
+        found = start_problems(config, f"{where}.model", vocab_size)
+    else:
+        found = size_problems(config, where, vocab_size)
+    if found:
         raise ConfigError(*found)
 
 
