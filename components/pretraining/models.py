@@ -25,8 +25,11 @@ import torch
 from torch import nn
 
 from components.pretraining.config import Architecture, ModelConfig, PretrainConfig
+from components.pretraining.hardware import hardware
 from infra.errors import ConfigError
 
+PACKED_OBJECTIVES = ("masked_lm", "causal_lm", "label_lm")
+"""Whose attention is causal or full within each document, so that positions that restart say all."""
 HEAD_SIZE = 64
 MAX_CHOSEN_WIDTH = 16_384
 HIDDEN_SCORE = -1e4
@@ -123,8 +126,10 @@ def build_model(config: PretrainConfig, vocab_size: int, special: dict[str, int]
 
 
 def attention_implementation(config: PretrainConfig) -> str:
-    """`eager` on a CPU, `sdpa` on a GPU."""
-    return "sdpa" if config.cluster.num_gpus_per_worker else "eager"
+    """By the hardware; flash attention takes no mask, only causal or full attention within each document."""
+    here = hardware(config.cluster)
+    packed = config.objective in PACKED_OBJECTIVES and config.precision != "fp32"
+    return here.packed_attention if packed else here.attention
 
 
 def _modernbert_extras(model: ModelConfig, special: dict[str, int]) -> dict[str, Any]:
@@ -181,6 +186,8 @@ def load_model(folder: Path, config: PretrainConfig, vocab_size: int) -> Any:
 
 def model_mask(model: Any, attention_B1LL: torch.Tensor) -> Any:
     """The boolean mask [B, 1, L, L] in the form that the network's attention takes."""
+    if model.config._attn_implementation == "flash_attention_2":
+        return None
     mask: Any = attention_B1LL
     if model.config._attn_implementation == "eager":  # which adds the mask to the scores
         mask = torch.where(attention_B1LL, 0.0, HIDDEN_SCORE).to(model.dtype)
@@ -208,6 +215,8 @@ class TargetLoss(nn.Module):
     ) -> torch.Tensor:
         """Sum over the targets of -log p, in nats; fp32 [K], a sum for each loss of the objective."""
         model = self.language_model
+        if model.config._attn_implementation == "flash_attention_2":  # takes documents of one row, by their positions
+            input_ids_BL, positions_BL = input_ids_BL.reshape(1, -1), positions_BL.reshape(1, -1)
         extra = {"use_cache": False} if model.config.model_type == "llama" else {}
         hidden_BLD = model.base_model(
             input_ids=input_ids_BL, attention_mask=model_mask(model, attention_B1LL), position_ids=positions_BL, **extra
