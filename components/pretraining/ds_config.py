@@ -69,11 +69,16 @@ REFUSED: Mapping[str, str] = {
     "zero_optimization.elastic_checkpoint": "checkpoints are read by reshard.py",
     "zero_optimization.round_robin_gradients": "reshard.py reads weights in their own order",
     "zero_optimization.parameter_alignment": "reshard.py reads weights without gaps",
+    "zero_optimization.compute_grad_norm": "gradients are clipped and judged by their norm",
+    "bf16.bf16_master_weights_and_grads": "weights are exported, and checkpoints read, from fp32 masters",
+    "bf16.bf16_optimizer_states": "checkpoints are read from fp32 moments",
+    "fp16.fp16_master_weights_and_grads": "weights are exported, and checkpoints read, from fp32 masters",
+    "data_types.grad_accum_dtype": "stage 0 does not have it, and stage 1 keeps its state elsewhere for it",
     "checkpoint": "checkpoints are written by checkpoint.py",
 }
 """Keys that would break what the rest of the engine relies on, and why."""
 TOP_LEVEL = _words(
-    "aio bf16 checkpoint_engine comms_logger communication_data_type csv_monitor comet data_types datastates "
+    "aio bf16 comms_logger communication_data_type csv_monitor comet data_types datastates_ckpt "
     "disable_allgather disable_python_gc dump_state flops_profiler fp16 gradient_accumulation_steps "
     "gradient_clipping gradient_predivide_factor log_level memory_breakdown prescale_gradients "
     "seq_parallel_communication_data_type steps_per_print tensorboard timers train_batch_size "
@@ -82,7 +87,7 @@ TOP_LEVEL = _words(
 SECTIONS: Mapping[str, frozenset[str]] = {
     "zero_optimization": _words(
         "stage contiguous_gradients reduce_scatter reduce_bucket_size use_multi_rank_bucket_allreduce "
-        "allgather_partitions allgather_bucket_size overlap_comm compute_grad_norm load_from_fp32_weights "
+        "allgather_partitions allgather_bucket_size overlap_comm load_from_fp32_weights "
         "offload_param offload_optimizer sub_group_size stage3_prefetch_bucket_size prefetch_bucket_size "
         "stage3_param_persistence_threshold param_persistence_threshold stage3_model_persistence_threshold "
         "model_persistence_threshold stage3_max_live_parameters max_live_parameters stage3_max_reuse_distance "
@@ -94,14 +99,12 @@ SECTIONS: Mapping[str, frozenset[str]] = {
         "memory_efficient_linear pipeline_loading_checkpoint override_module_apply log_trace_cache_warnings "
         "enable_sanity_checks save_muon_momentum_buffer_in_memory leaf_module"
     ),
-    "bf16": _words(
-        "enabled immediate_grad_update check_grad_overflow bf16_master_weights_and_grads bf16_optimizer_states"
-    ),
+    "bf16": _words("enabled immediate_grad_update check_grad_overflow"),
     "fp16": _words(
         "enabled auto_cast loss_scale initial_scale_power loss_scale_window hysteresis consecutive_hysteresis "
-        "min_loss_scale fp16_master_weights_and_grads"
+        "min_loss_scale"
     ),
-    "data_types": frozenset(("grad_accum_dtype", "buffer_dtype", "keep_in_fp32_modules")),
+    "data_types": frozenset(("buffer_dtype", "keep_in_fp32_modules")),
 }
 """What is known of DeepSpeed's keys, without those that are ours or refused."""
 

@@ -179,7 +179,8 @@ class TrainingEngine:
         optimizer = self.engine.optimizer
         if self._stage == 0:
             gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients))
+            norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+            norm = float(torch.linalg.vector_norm(torch.stack(norms)))
         elif self._stage == 3:
             from deepspeed.runtime.utils import combine_grad_norm_groups
 
