@@ -77,9 +77,11 @@ def import_deepspeed() -> Any:
 @contextmanager
 def _told_to_the_user(config: PretrainConfig) -> Iterator[None]:
     """Turns what DeepSpeed raises at a `ds_config` into an error of the user."""
+    from deepspeed.runtime.config import DeepSpeedConfigError
+
     try:
         yield
-    except Exception as error:
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError, DeepSpeedConfigError) as error:
         if not config.ds_config:
             raise
         errors = getattr(error, "errors", None)
