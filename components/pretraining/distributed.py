@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from components.pretraining.config import PretrainConfig
+from components.pretraining.hardware import hardware
 from infra import errors
 from infra.errors import ConfigError, Fault, FromzeroError, InfrastructureError
 
@@ -52,7 +53,7 @@ def run_distributed(job: Any, run_name: str) -> None:
     trainer = TorchTrainer(
         train_on_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=TIMEOUT_SECONDS),
+        torch_config=TorchConfig(backend=hardware(cluster).backend, timeout_s=TIMEOUT_SECONDS),
         scaling_config=ScalingConfig(num_workers=cluster.num_workers, use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=f"{run_name}-{secrets.token_hex(4)}",

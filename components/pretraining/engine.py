@@ -11,6 +11,7 @@ Nothing is compiled: DeepSpeed 0.19.8 would build a shared-memory all-reduce wit
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from components.pretraining.config import PretrainConfig, micro_batch_size
+from components.pretraining.config import PretrainConfig
+from components.pretraining.ds_config import deepspeed_config
+from components.pretraining.optimizers import make_optimizer, parameter_groups
+from infra.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -70,56 +74,37 @@ def import_deepspeed() -> Any:
     return deepspeed
 
 
-def deepspeed_config(config: PretrainConfig, world_size: int, num_parameters: int) -> dict[str, Any]:
-    """What DeepSpeed is told; batch sizes are derived so that the global batch is the same at any world size.
+@contextmanager
+def _told_to_the_user(config: PretrainConfig) -> Iterator[None]:
+    """Turns what DeepSpeed raises at a `ds_config` into an error of the user."""
+    from deepspeed.runtime.config import DeepSpeedConfigError
 
-    Args:
-        config: of the training.
-        world_size: ranks.
-        num_parameters: for bucket sizes: DeepSpeed's default of 5e8 elements is held as a buffer.
-    """
-    micro = micro_batch_size(config, world_size)
-    bucket = min(500_000_000, max(num_parameters, 1_000_000))
-    told: dict[str, Any] = {
-        "train_batch_size": config.global_batch_size,
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": config.global_batch_size // world_size // micro,
-        "zero_optimization": {
-            "stage": config.stage,
-            "overlap_comm": config.cluster.num_gpus_per_worker > 0,
-            "contiguous_gradients": True,
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": bucket,
-        },
-        "steps_per_print": None,
-        "wall_clock_breakdown": False,
-    }
-    if config.gradient_clipping is not None:
-        told["gradient_clipping"] = config.gradient_clipping
-    if config.precision != "fp32":
-        told[config.precision] = {"enabled": True}
-    return told
-
-
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and embeddings with weight decay; biases and norms without. Each group also has its `names`."""
-    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    decayed = [name for name, parameter in trained.items() if parameter.ndim >= 2]
-    others = [name for name in trained if name not in set(decayed)]
-    return [
-        {"params": [trained[name] for name in names], "names": names, "weight_decay": decay}
-        for names, decay in ((decayed, weight_decay), (others, 0.0))
-        if names
-    ]
+    try:
+        yield
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError, DeepSpeedConfigError) as error:
+        if not config.ds_config:
+            raise
+        errors = getattr(error, "errors", None)
+        if callable(errors):  # pydantic's
+            lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors()]
+        else:
+            lines = [" ".join(str(error).split()) or type(error).__name__]
+        raise ConfigError(*(f"ds_config: DeepSpeed does not take it: {line}" for line in lines)) from error
 
 
 class TrainingEngine:
     """A DeepSpeed engine with the few things that the loop needs.
 
+    A step is `accumulate` for each micro batch, then `update` or `skip`. Between them `gradient_norm` is that of this
+    step; it costs one pass over this rank's part of the gradient and a sum over the ranks.
+
     Args:
         module: its forward gives summed losses; moved and cast in place.
         config: of the training.
         world_size: ranks of the default process group.
+
+    Raises:
+        ConfigError: DeepSpeed does not take `ds_config`.
     """
 
     def __init__(self, module: nn.Module, config: PretrainConfig, world_size: int) -> None:
@@ -128,22 +113,17 @@ class TrainingEngine:
         self.names = dict(module.named_parameters())
         num_parameters = sum(parameter.numel() for parameter in module.parameters())
         told = deepspeed_config(config, world_size, num_parameters)
-        groups = parameter_groups(module, config.weight_decay)
-        self.groups = [{name: self.names[name].numel() for name in group.pop("names")} for group in groups]
+        groups = parameter_groups(module, config)
+        self.groups = [{name: weight.numel() for name, weight in group.weights.items()} for group in groups]
         """Number of elements by name, for each parameter group of the optimizer."""
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.epsilon,
-            fused=True,
-        )
+        optimizer = make_optimizer(groups, config)
         # DeepSpeed casts buffers with the weights; the frequencies of rotary positions must stay fp32: in bf16 they
         # are off by up to 0.4 %, which at position 128 is half a radian, and the exported fp32 model would not match.
         buffers = {n: b.clone() for n, b in module.named_buffers() if b.is_floating_point()}
-        self.engine, _, _, _ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=told, dist_init_required=False
-        )
+        with _told_to_the_user(config):
+            self.engine, _, _, _ = deepspeed.initialize(
+                model=module, optimizer=optimizer, config=told, dist_init_required=False
+            )
         for name, buffer in buffers.items():
             owner, _, leaf = name.rpartition(".")
             module.get_submodule(owner)._buffers[leaf] = buffer.to(self.engine.device)
@@ -151,7 +131,10 @@ class TrainingEngine:
         self.num_micro_batches = told["gradient_accumulation_steps"]
         self.micro_batch_size = told["train_micro_batch_size_per_gpu"]
         self._stage = config.stage
-        self._plain = config.precision == "fp32" and config.stage == 0
+        self._shares = [group.learning_rate / config.learning_rate for group in groups]
+        if self._stage == 0:  # FP16_UnfusedOptimizer takes a step when it is made: without this Adam would be at 1
+            getattr(self.engine.optimizer, "optimizer", optimizer).state.clear()
+        self._norm: float | None = None
 
     @property
     def device(self) -> torch.device:
@@ -160,12 +143,12 @@ class TrainingEngine:
         return device
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """For the next optimizer step."""
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+        """For the next optimizer step; Muon's matrices get theirs in proportion."""
+        for group, share in zip(self.engine.optimizer.param_groups, self._shares, strict=True):
+            group["lr"] = learning_rate * share
 
     def accumulate(self, inputs: Mapping[str, torch.Tensor], weights_K: torch.Tensor) -> torch.Tensor:
-        """Forward and backward of one micro batch; `update` follows after the last one of a step.
+        """Forward and backward of one micro batch; `update` or `skip` follows after the last one of a step.
 
         DeepSpeed averages gradients over ranks and micro batches; with this scale what results is the gradient of the
         weighted sum of losses over the global batch, whatever the world size.
@@ -181,19 +164,71 @@ class TrainingEngine:
         self.engine.backward((losses_K * weights_K).sum() * (self.world_size * self.num_micro_batches))
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
+        self._norm = None
         detached: torch.Tensor = losses_K.detach()
         return detached
 
-    def update(self) -> None:
-        """Clips the gradient and steps the optimizer, after the last micro batch of a step."""
-        if self._plain:
-            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-            self._plain_norm = float(torch.nn.utils.get_total_norm(gradients))
-        self.engine.step()
-
     def gradient_norm(self) -> float:
-        """Norm of the last step's gradient before clipping, the same on all ranks."""
-        return self._plain_norm if self._plain else float(self.engine.get_global_grad_norm() or 0.0)
+        """Norm of the step's gradient before clipping, the same on all ranks; inf for a gradient with inf or NaN.
+
+        All ranks call it, between the last `accumulate` of a step and the first of the next.
+        """
+        if self._norm is None:
+            self._norm = self._measured_norm()
+        return self._norm
+
+    def _measured_norm(self) -> float:
+        optimizer = self.engine.optimizer
+        if self._stage == 0:
+            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+            norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+            norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+        elif self._stage == 3:
+            from deepspeed.runtime.utils import combine_grad_norm_groups
+
+            norm = float(combine_grad_norm_groups(optimizer._get_norm_groups()))
+        else:
+            norm = float(optimizer.scaled_global_norm())
+        norm /= getattr(optimizer, "loss_scale", 1.0)
+        return norm if 0 <= norm < math.inf else math.inf  # DeepSpeed says -1 for what is no number
+
+    def update(self) -> bool:
+        """Clips the gradient and steps the optimizer, after the last micro batch of a step.
+
+        Returns:
+            whether the weights have changed: a gradient with inf or NaN is dropped, at every stage, and in fp16 the
+            scale of the loss is halved for the next step.
+        """
+        if self._stage == 0 and self.engine.optimizer is self.engine.basic_optimizer:  # fp32: nothing else asks
+            if self.gradient_norm() == math.inf:
+                self.skip()
+                return False
+            self.engine.step()
+            return True
+        self.engine.step()
+        applied: bool = self.engine.was_step_applied()
+        self._norm = float(self.engine.get_global_grad_norm()) if applied else math.inf
+        return applied
+
+    def skip(self) -> None:
+        """Drops the gradient of a step in place of `update`: weights, moments and step count stay, to the bit."""
+        norm = self.gradient_norm()
+        optimizer = self.engine.optimizer
+        if self._stage == 3:
+            optimizer._pre_step()
+            optimizer._partition_all_parameters()
+            optimizer._overflow_clean_up(None)
+        elif self._stage:
+            optimizer.micro_step_id = -1
+            optimizer.zero_grad(set_to_none=True)
+            optimizer.averaged_gradients = dict.fromkeys(optimizer.averaged_gradients)
+            optimizer.all_grad_tensors = dict.fromkeys(optimizer.all_grad_tensors)
+            if optimizer.cpu_offload:
+                optimizer._offload_accumulated_param_ids = set()
+                optimizer.reset_cpu_buffers()
+        self.engine.zero_grad()
+        self.engine.micro_steps += 1
+        self._norm = norm
 
     @torch.no_grad()
     def evaluate(self, inputs: Mapping[str, torch.Tensor], output: str) -> torch.Tensor:

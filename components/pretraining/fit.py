@@ -6,9 +6,12 @@ Told without torch and all at once, before anything starts.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from components.pretraining.config import KINDS, NUM_SENTINELS, PretrainConfig
+from components.pretraining.ds_config import ds_config_problems
+from components.pretraining.hardware import hardware
 from components.pretraining.init_from import start_problems
 
 ROTARY = ("modernbert", "llama", "qwen3")
@@ -77,12 +80,41 @@ def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cl
     found += _noise_problems(config, where)
     if not all(0 <= beta < 1 for beta in config.betas):
         found.append(f"{where}.betas={list(config.betas)} must each be at least 0 and less than 1")
-    if config.precision == "fp16" and config.cluster.num_gpus_per_worker == 0:
-        found.append(
+    found += _engine_problems(config, where, cluster)
+    if not batch % workers:
+        found += ds_config_problems(config, where)
+    return found
+
+
+def _engine_problems(config: PretrainConfig, where: str, cluster: str) -> Iterator[str]:
+    """Precision, optimizer and offloading against the ZeRO stage and the hardware."""
+    stage, here = config.zero_stage, hardware(config.cluster)
+    if config.precision == "fp16" and here.backend == "gloo":
+        yield (
             f"{where}.precision=fp16 needs GPUs, and {cluster}.num_gpus_per_worker=0: "
             f"set {where}.precision to bf16 or fp32"
         )
-    return found
+    elif config.precision == "fp16" and stage == 0:
+        yield (
+            f"{where}.precision=fp16 does not go with {where}.zero_stage=0, where DeepSpeed 0.19.8 does not scale the "
+            f"loss: set {where}.zero_stage to 1, 2, 3 or auto, or {where}.precision to bf16"
+        )
+    if config.optimizer != "adamw" and stage != 0:
+        yield (
+            f"{where}.optimizer={config.optimizer} needs whole matrices, and {where}.zero_stage={stage} cuts them into "
+            f"flat parts: set {where}.zero_stage=0, or {where}.optimizer=adamw, which is right at every stage"
+        )
+    for field, on, stages in (
+        ("offload_optimizer", config.offload_optimizer, (1, 2, 3)),
+        ("offload_parameters", config.offload_parameters, (3,)),
+    ):
+        if on and not here.offload:
+            yield (
+                f"{where}.{field}=true needs GPUs, and {cluster}.num_gpus_per_worker=0: on a CPU cluster everything is "
+                f"in CPU memory already; set {where}.{field}=false"
+            )
+        elif on and stage not in stages:
+            yield (f"{where}.{field}=true needs {where}.zero_stage to be {' or '.join(map(str, stages))}, not {stage}")
 
 
 def _noise_problems(config: PretrainConfig, where: str) -> list[str]:

@@ -7,6 +7,7 @@ Every network takes a 4-D mask. What else it needs differs, and this module know
   padding_idx + 1); none (T5 has relative positions, which documents in one piece leave right); or, where the network
   numbers its row itself (BART), a hook that picks, from the position embeddings of the row, those of the restarted
   positions. A row has at least as many positions as its longest document, so all that are wanted are there.
+- Flash attention takes no mask: rows become one row, whose documents it tells apart by positions that restart.
 - The head: most of the work of a small network, so it runs on targets alone. Its inside (`features`) is known for the
   usual networks; for others all logits are made, and those of the targets taken.
 
@@ -35,6 +36,7 @@ HIDDEN_SCORE = -1e4
 """Added to the score of a token that must not be seen: exp of it is 0 in every precision."""
 POSITION_EMBEDDINGS = ("embed_positions", "position_embeddings", "wpe", "embed_position")
 TRIAL_TOLERANCE = 1e-4
+FLASH = "flash_attention_2"
 Positions = Literal["argument", "offset_argument", "hook"]
 Features = Callable[[Any, torch.Tensor], torch.Tensor]
 """What the output layer takes, from the last hidden states [R, D]."""
@@ -113,6 +115,8 @@ def model_mask(model: Any, attention_B1LL: torch.Tensor) -> Any:
             return torch.where(mask, 0.0, HIDDEN_SCORE).to(model.dtype)
         return mask
 
+    if model.config._attn_implementation == FLASH:
+        return None
     if model.config.model_type != "modernbert":
         return form(attention_B1LL)
     masks = {"full_attention": form(attention_B1LL)}
@@ -121,6 +125,14 @@ def model_mask(model: Any, attention_B1LL: torch.Tensor) -> Any:
         near_LL = (places[:, None] - places).abs() <= model.config.sliding_window
         masks["sliding_attention"] = form(attention_B1LL & near_LL)
     return masks
+
+
+def _in_one_row(model: Any, inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """The same with all rows one after another, for flash attention."""
+    if model.config._attn_implementation != FLASH:
+        return inputs
+    rows = ("input_ids_BL", "positions_BL", "token_types_BL")
+    return {name: value.reshape(1, -1) if name in rows else value for name, value in inputs.items()}
 
 
 @contextmanager
@@ -176,6 +188,7 @@ class Runner:
                     use_cache=False,
                 ).last_hidden_state
         else:
+            inputs = _in_one_row(model, inputs)
             with self._positions(model.base_model, inputs["positions_BL"]) as more:
                 states = model.base_model(**self._plain_inputs(model, inputs), **more).last_hidden_state
         return states.reshape(-1, states.shape[-1])
@@ -193,6 +206,7 @@ class Runner:
                     use_cache=False,
                 ).logits
         else:
+            inputs = _in_one_row(model, inputs)
             with self._positions(model.base_model, inputs["positions_BL"]) as more:
                 logits = model(**self._plain_inputs(model, inputs), **more).logits
         return logits.reshape(-1, logits.shape[-1])

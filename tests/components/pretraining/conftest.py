@@ -42,6 +42,12 @@ def packed() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def plain() -> ModuleType:
+    """The module `plain_loop`."""
+    return _load("plain_loop")
+
+
+@pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tokenizer/` and `token_shards/` of 1,500 glosses: vocabulary 512, sequences of 32."""
     root = tmp_path_factory.mktemp("tiny")

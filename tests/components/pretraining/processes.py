@@ -22,6 +22,7 @@ def run(
     *,
     kill_at: int | None = None,
     environment: Mapping[str, str] | None = None,
+    program: str = "worker.py",
 ) -> str:
     """Trains one after another in the same processes; returns what rank 0 said.
 
@@ -33,6 +34,7 @@ def run(
         world_size: processes.
         kill_at: all ranks are killed when rank 0 logs this step.
         environment: more variables.
+        program: what each process runs.
     """
     jobs = []
     for work, config in works.items():
@@ -44,7 +46,7 @@ def run(
     path.write_text(json.dumps(jobs))
     base = {**os.environ, "WORLD_SIZE": str(world_size), "STORE": str(home / f"store-{uuid.uuid4().hex}")}
     base |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
-    command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(path)]
+    command = [sys.executable, str(Path(__file__).with_name(program)), str(path)]
     logs = [home / f"rank{rank}.log" for rank in range(world_size)]
     ranks = []
     for rank, log in enumerate(logs):

@@ -14,11 +14,8 @@ from safetensors.torch import load_file
 
 from components.pretraining.batches import make_batch, make_objective
 from components.pretraining.config import PretrainConfig
-from components.pretraining.engine import parameter_groups
 from components.pretraining.evaluation import validation_indices
-from components.pretraining.models import TargetLoss, build_model
-from components.pretraining.sampler import Sampler
-from components.pretraining.schedule import learning_rate
+from components.pretraining.models import TargetLoss
 from components.tokenization.shards import TokenShards
 
 TINY: dict[str, Any] = {
@@ -34,66 +31,86 @@ TINY: dict[str, Any] = {
     "checkpoint_every_steps": None,
 }
 STAGES = (0, 1, 2, 3)
-
-
-def plain_loop(data: Path, config: PretrainConfig) -> list[float]:
-    """The same training in fp32 with nothing but torch: the whole global batch at once, one mean loss."""
-    shards = TokenShards(data / "token_shards", "train")
-    objective = make_objective(config, shards, data / "tokenizer")
-    module = TargetLoss(build_model(config, shards.index.vocab_size, {"pad": 0, "bos": 2, "eos": 3}))
-    optimizer = torch.optim.AdamW(
-        parameter_groups(module, config.weight_decay), lr=1.0, betas=config.betas, eps=config.epsilon
-    )
-    sampler = Sampler(num_sequences=len(shards), global_batch_size=config.global_batch_size, seed=config.seed)
-    found = []
-    for step in range(config.steps):
-        indices_G, epochs_G = sampler.global_batch(step)
-        batch = make_batch(shards, objective, indices_G, epochs_G)
-        loss = module(**batch.to(torch.device("cpu")))[0] / batch.num_targets_K[0]
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), config.gradient_clipping or float("inf"))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        optimizer.step()
-        optimizer.zero_grad()
-        found.append(loss.item())
-    return found
+TOLERANCE = {"fp32": 2e-5, "bf16": 5e-4}
+"""Relative, of each loss; measured: 2e-7 in fp32, 7e-5 in bf16, where the loss curve is 8e-5 from that of fp32."""
+GRID: dict[str, dict[str, Any]] = {
+    f"{precision}-zero{stage}-{world_size}": {"precision": precision, "zero_stage": stage}
+    for precision in TOLERANCE
+    for stage in STAGES
+    for world_size in (1, 2, 4)
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "micro_batch_1-2": {"micro_batch_size_per_rank": 1, "zero_stage": 2},
+    "micro_batch_4-2": {"micro_batch_size_per_rank": 4, "zero_stage": 3},
+    "no_clipping-2": {"gradient_clipping": None},
+    "tight_clipping-2": {"gradient_clipping": 0.01, "zero_stage": 3},
+    "linear-2": {"schedule": "linear", "warmup_steps": 0},
+    "wsd-2": {"schedule": "wsd", "decay_fraction": 0.5},
+    "adafactor-2": {"optimizer": "adafactor", "zero_stage": 0, "learning_rate": 0.1},
+    "adafactor-bf16-2": {"optimizer": "adafactor", "zero_stage": 0, "learning_rate": 0.1, "precision": "bf16"},
+    "muon-1": {"optimizer": "muon", "zero_stage": 0},
+    "muon-bf16-1": {"optimizer": "muon", "zero_stage": 0, "precision": "bf16"},
+    "muon_without_clipping-1": {"optimizer": "muon", "zero_stage": 0, "gradient_clipping": None},
+    "buckets-2": {"ds_config": {"zero_optimization": {"reduce_bucket_size": 2000, "stage": "auto"}}, "zero_stage": 2},
+}
+CASES = {name: {"precision": "fp32", **values} for name, values in {**GRID, **VARIANTS}.items()}
 
 
 @pytest.fixture(scope="module")
 def trained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory, run_trainings: Any) -> Mapping[str, Path]:
-    """Trainings on one and two ranks: their work folders by name."""
+    """Trainings on one, two and four ranks: their work folders by name."""
     root = tmp_path_factory.mktemp("trained")
-    found: dict[str, Path] = {}
-    for world_size, stages in ((2, STAGES), (1, (0, 1, 3))):
-        works = {}
-        for precision in ("fp32", "bf16")[:world_size]:  # bf16 on two ranks only
-            for stage in stages:
-                name = f"{precision}-zero{stage}-{world_size}"
-                found[name] = root / name
-                works[root / name] = {**TINY, "precision": precision, "zero_stage": stage}
-        if world_size == 2:
-            for objective in ("causal_lm", "masked_lm"):
-                found[objective] = root / objective
-                works[root / objective] = {**TINY, "objective": objective, "steps": 4, "precision": "bf16"}
-        run_trainings.run(tiny_data, works, world_size)
-    return found
+    cases = dict(CASES)
+    for objective in ("causal_lm", "masked_lm"):
+        cases[f"{objective}-2"] = {"objective": objective, "steps": 4, "precision": "bf16"}
+    for world_size in (1, 2, 4):
+        mine = {name: values for name, values in cases.items() if name.endswith(f"-{world_size}")}
+        run_trainings.run(tiny_data, {root / name: {**TINY, **values} for name, values in mine.items()}, world_size)
+    return {name: root / name for name in cases}
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_data: Path, plain: Any) -> Any:
+    """Losses of the plain loop by config, each trained once."""
+    known: dict[str, list[float]] = {}
+
+    def losses(values: Mapping[str, Any]) -> list[float]:
+        what = {**TINY, **{name: value for name, value in values.items() if name not in ("zero_stage", "ds_config")}}
+        key = json.dumps(what, sort_keys=True)
+        if key not in known:
+            known[key] = list(plain.plain_loop(PretrainConfig.model_validate(what), tiny_data))
+        return known[key]
+
+    return losses
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_losses_are_those_of_a_plain_loop(
+    trained: Mapping[str, Path], expected: Any, name: str, run_trainings: Any
+) -> None:
+    values = CASES[name]
+    tolerance = TOLERANCE[values["precision"]]
+    assert run_trainings.losses(trained[name]) == pytest.approx(expected(values), rel=tolerance)
 
 
 @pytest.mark.parametrize(
-    "name", [f"fp32-zero{stage}-2" for stage in STAGES] + [f"fp32-zero{stage}-1" for stage in (0, 1, 3)]
+    "other",
+    [
+        {"schedule": "linear"},
+        {"schedule": "wsd"},
+        {"gradient_clipping": None},
+        {"optimizer": "adafactor"},
+        {"optimizer": "muon"},
+        {"optimizer": "muon", "gradient_clipping": None},
+        {"betas": (0.9, 0.97)},
+        {"weight_decay": 0.0},
+    ],
+    ids=str,
 )
-def test_the_losses_are_those_of_a_plain_loop(
-    trained: Mapping[str, Path], name: str, tiny_data: Path, run_trainings: Any
-) -> None:
-    config = PretrainConfig.model_validate({**TINY, "precision": "fp32"})
-    assert run_trainings.losses(trained[name]) == pytest.approx(plain_loop(tiny_data, config), rel=2e-5)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_bf16_stays_near_fp32(trained: Mapping[str, Path], stage: int, run_trainings: Any) -> None:
-    exact = run_trainings.losses(trained["fp32-zero1-2"])
-    assert run_trainings.losses(trained[f"bf16-zero{stage}-2"]) == pytest.approx(exact, rel=0.01)
+def test_the_tolerance_would_not_forgive_another_setting(expected: Any, other: dict[str, Any]) -> None:
+    """Yardstick: the plain loop with one setting changed is further away than the engine may be."""
+    base = {"precision": "fp32", "zero_stage": 0, **({"optimizer": "muon"} if len(other) == 2 else {})}
+    assert expected({**base, **other}) != pytest.approx(expected(base), rel=TOLERANCE["fp32"])
 
 
 @pytest.mark.parametrize("name", [f"bf16-zero{stage}-2" for stage in STAGES])
@@ -111,7 +128,7 @@ def test_the_saved_model_has_the_reported_validation_loss(
     """Loaded by transformers alone, in fp32; what differs is bf16 against fp32."""
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-    folder = trained[objective] / "export"
+    folder = trained[f"{objective}-2"] / "export"
     loader = AutoModelForMaskedLM if objective == "masked_lm" else AutoModelForCausalLM
     model = loader.from_pretrained(folder / "model")
     assert len(AutoTokenizer.from_pretrained(folder / "model")) == 512
