@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from components.pretraining import gradients
 from components.pretraining.config import PretrainConfig, micro_batch_size
 
 logger = logging.getLogger(__name__)
@@ -151,7 +152,9 @@ class TrainingEngine:
         self.num_micro_batches = told["gradient_accumulation_steps"]
         self.micro_batch_size = told["train_micro_batch_size_per_gpu"]
         self._stage = config.stage
-        self._plain = config.precision == "fp32" and config.stage == 0
+        self.mark: Callable[[str], None] = lambda phase: None
+        """Told the phase that begins: of the watchdog."""
+        self._norm: float | None = None
 
     @property
     def device(self) -> torch.device:
@@ -177,7 +180,9 @@ class TrainingEngine:
         Returns:
             the summed losses of the micro batch, detached; [K].
         """
+        self.mark("forward")
         losses_K = self.engine(**inputs)
+        self.mark("backward")
         self.engine.backward((losses_K * weights_K).sum() * (self.world_size * self.num_micro_batches))
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
@@ -186,18 +191,26 @@ class TrainingEngine:
 
     def update(self) -> None:
         """Clips the gradient and steps the optimizer, after the last micro batch of a step."""
-        if self._plain:
-            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-            self._plain_norm = float(torch.nn.utils.get_total_norm(gradients))
         self.engine.step()
+
+    def pending_gradient_norm(self) -> float | None:
+        """Norm of the gradient before clipping, after the last micro batch of a step, the same on all ranks: infinity
+        where it is not finite, None where the loss scaler of fp16 sees to that. All ranks call it."""
+        self._norm = gradients.pending_norm(self.engine, self._stage)
+        return self._norm
+
+    def skip(self) -> None:
+        """In place of `update`: drops the gradient; weights, moments and step counts stay as they are."""
+        gradients.drop(self.engine, self._stage)
 
     def gradient_norm(self) -> float:
         """Norm of the last step's gradient before clipping, the same on all ranks."""
-        return self._plain_norm if self._plain else float(self.engine.get_global_grad_norm() or 0.0)
+        return self._norm or 0.0
 
     @torch.no_grad()
     def evaluate(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Summed losses [K] without gradient. All ranks call it equally often: stage 3 gathers weights in it."""
+        self.mark("evaluation")
         self.engine.eval()
         losses_K: torch.Tensor = self.engine(**inputs)
         self.engine.train()
