@@ -6,8 +6,9 @@ After the last micro batch of a step DeepSpeed has reduced the gradient and left
     stages 1, 2   `averaged_gradients`: this rank's part of each group (in CPU memory with an offloaded optimizer)
     stage 3       `averaged_gradients`: this rank's part of each weight
 
-So both are known before the update. The norm is DeepSpeed's own function, which its `step` calls again: twice the norm
-costs COST of a step.
+So both are known before the update. The norm is DeepSpeed's own function; its `step` is given the result and does not
+compute it again, which would cost 1.4 % of a step of 1,024 tokens (5.3M weights, bf16, stage 1, one CPU thread). Not
+so for Muon, which changes the gradient in between.
 """
 
 from __future__ import annotations
@@ -36,12 +37,32 @@ def pending_norm(engine: Any, stage: int) -> float | None:
     elif stage == 3:
         from deepspeed.runtime.utils import combine_grad_norm_groups
 
-        norm = float(combine_grad_norm_groups(optimizer._get_norm_groups()))
+        norm = float(combine_grad_norm_groups(_known(optimizer, "_get_norm_groups")))
     else:
-        norm = float(optimizer.scaled_global_norm())
+        norm = float(_known(optimizer, "scaled_global_norm"))
     if math.isfinite(norm):
         return norm / scale
     return None if engine.fp16_enabled() else math.inf
+
+
+def _known(optimizer: Any, name: str) -> Any:
+    """What method `name` gives; its next call, by `step`, gives the same."""
+    _forget(optimizer)
+    result = getattr(optimizer, name)()
+    if "muon" not in type(getattr(optimizer, "optimizer", None)).__name__.lower():
+
+        def again() -> Any:
+            _forget(optimizer)
+            return result
+
+        setattr(optimizer, name, again)  # in front of the class's own
+    return result
+
+
+def _forget(optimizer: Any) -> None:
+    """Has the norm computed anew."""
+    for name in ("_get_norm_groups", "scaled_global_norm"):
+        vars(optimizer).pop(name, None)
 
 
 def drop(engine: Any, stage: int) -> None:
@@ -54,6 +75,7 @@ def drop(engine: Any, stage: int) -> None:
         stage: ZeRO stage.
     """
     optimizer = engine.optimizer
+    _forget(optimizer)
     if stage == 3:
         optimizer._pre_step()
         optimizer._partition_all_parameters()

@@ -10,7 +10,9 @@ above `max_gradient_norm`, and a loss that jumps:
 
 Differences take the trend out, so a loss that falls quickly does not widen the noise, and a center that lags behind a
 falling loss only makes the rule milder; medians do not move for a spike that was let in. At the default of 8 deviations
-a jump of less than 1.6 % never counts. FALSE_ALARMS
+a jump of less than 1.6 % never counts. On a healthy curve (llama of 0.2M weights, 3,000 steps of 512 tokens of
+WordNet glosses, loss 7.6 to 4.0) the largest of 2,979 losses stood 4.4 deviations out: no alarm at 8, none at 5, 2 at
+4, 13 at 3.
 
 What follows is by conf. Skip: the batch is stepped over. Rollback, as PaLM did by hand (Chowdhery et al. 2022, section
 5.1: back about 100 steps, then 200 to 500 batches left out): the last `rollback_steps` updates are undone, and their
