@@ -21,6 +21,7 @@ from typing import Any
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict
 
+from components.pretraining.health import Incident
 from infra.errors import DamagedArtifactError
 from infra.storage import manifest as folder_manifest
 from infra.storage.files import fsync
@@ -45,6 +46,8 @@ class Progress(BaseModel):
     num_targets: int = 0
     recent_losses: tuple[float, ...] = ()
     """Training losses of the last steps."""
+    incidents: tuple[Incident, ...] = ()
+    """Batches that were skipped or rolled back: with `step`, they say where the data goes on."""
 
 
 class Manifest(BaseModel):
@@ -181,6 +184,18 @@ class CheckpointStore:
             for old in sorted(self.folder.glob("step_*"))[: -self.keep]:
                 shutil.rmtree(old, ignore_errors=True)
 
+    def drop_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps: a rollback has undone them. All ranks call it."""
+        names = self.mirror.names(self.folder, folder_manifest.NAME) if dist.get_rank() == 0 else []
+        for name in names:
+            if name.startswith("step_") and int(name[5:12]) > step:
+                self._remove(self.folder / name)
+        dist.barrier()
+        if self.mirror.objects:  # on the machines of the other ranks
+            for folder in self.folder.glob("step_*"):
+                if int(folder.name[5:12]) > step:
+                    shutil.rmtree(folder, ignore_errors=True)
+
     def _share(self, rank: int, world_size: int) -> slice:
         """This rank's share of the files that it sees: of all, or of those of its machine."""
         if self.mirror.objects:
@@ -191,6 +206,9 @@ class CheckpointStore:
     def _prune(self) -> None:
         complete = sorted(path.parent for path in self.folder.glob(f"step_*/{folder_manifest.NAME}"))
         for folder in complete[: -self.keep]:
-            (folder / folder_manifest.NAME).unlink()  # first, so that a kill in between leaves an unfinished one
-            shutil.rmtree(folder)
-            self.mirror.drop(folder, folder_manifest.NAME)
+            self._remove(folder)
+
+    def _remove(self, folder: Path) -> None:
+        (folder / folder_manifest.NAME).unlink(missing_ok=True)  # first: a kill in between leaves an unfinished one
+        shutil.rmtree(folder, ignore_errors=True)
+        self.mirror.drop(folder, folder_manifest.NAME)

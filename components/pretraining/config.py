@@ -119,20 +119,27 @@ class HealthConfig(FrozenConfig):
     """When a training counts as gone wrong, and what is done then."""
 
     on_non_finite_loss: OnBadLoss = Field(
-        "stop", description="stop; skip the batch; or roll back rollback_steps and step over the batch"
+        "stop",
+        description="what follows a loss or a gradient norm that is no finite number: stop; skip the batch; or roll "
+        "back: undo rollback_steps, and step over their batches and the bad one",
     )
-    on_loss_spike: OnBadLoss | None = Field(None, description="the same for a loss that jumps; null only logs it")
+    on_loss_spike: OnBadLoss | None = Field(
+        None, description="the same for a loss that jumps and a gradient norm above max_gradient_norm; null only logs"
+    )
     spike_deviations: float = Field(
-        8.0, gt=0, description="a loss this many standard deviations above the mean of the window is a spike"
+        8.0, gt=0, description="a loss this many standard deviations of its noise above the recent ones is a spike"
     )
-    spike_window_steps: int = Field(100, ge=10, description="losses that a new one is compared with, steps")
-    rollback_steps: int = Field(10, ge=1, description="how far back rollback goes, at least, steps")
-    max_incidents: int = Field(10, ge=1, description="batches that may be skipped before the training stops")
+    spike_window_steps: int = Field(100, ge=20, description="losses that the noise is taken from, steps")
+    rollback_steps: int = Field(10, ge=1, description="optimizer steps that a rollback undoes")
+    max_incidents: int = Field(10, ge=1, description="skips and rollbacks; one more stops the training")
     max_gradient_norm: float | None = Field(
-        None, gt=0, description="a gradient norm above this, before clipping, counts as a spike; null for no bound"
+        None, gt=0, description="bound of the gradient norm before clipping; null for none"
     )
     hang_timeout_seconds: float = execution_field(
-        900.0, gt=0, description="a rank that makes no progress for so long is named with its stack, and ended"
+        900.0,
+        gt=0,
+        description="a rank that stays so long in one phase of a step, an evaluation's batch, a checkpoint or the "
+        "export is named with its stack, and the workers are started again",
     )
 
 

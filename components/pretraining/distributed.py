@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from components.pretraining.config import PretrainConfig
+from components.pretraining.hang import HANG_NAME
 from components.pretraining.hardware import hardware
 from infra import errors
 from infra.errors import ConfigError, Fault, FromzeroError, InfrastructureError
@@ -53,7 +54,10 @@ def run_distributed(job: Any, run_name: str) -> None:
     trainer = TorchTrainer(
         train_on_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend=hardware(cluster).backend, timeout_s=TIMEOUT_SECONDS),
+        torch_config=TorchConfig(
+            backend=hardware(cluster).backend,
+            timeout_s=int(max(TIMEOUT_SECONDS, 2 * job.config.health.hang_timeout_seconds)),
+        ),
         scaling_config=ScalingConfig(num_workers=cluster.num_workers, use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=f"{run_name}-{secrets.token_hex(4)}",
@@ -65,7 +69,7 @@ def run_distributed(job: Any, run_name: str) -> None:
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        raise unwrapped(error) from error
+        raise unwrapped(error, read_hang(job)) from error
     job.mirror.pull(failure)
     if failure.is_file():
         raise read_failure(failure)
@@ -109,18 +113,28 @@ def read_failure(path: Path) -> FromzeroError:
     return found
 
 
-def unwrapped(error: Exception) -> FromzeroError:
+def read_hang(job: Any) -> str | None:
+    """The report of a rank that hung in the last attempt, if one did."""
+    path = job.work / HANG_NAME
+    job.mirror.pull(path)
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def unwrapped(error: Exception, hang: str | None = None) -> FromzeroError:
     """Our own error out of what Ray Train raised; for a bug one with the worker's traceback; else an
     InfrastructureError that names the worker's.
 
     Args:
         error: WorkerGroupError (has `worker_failures`) or ControllerError (has `controller_failure`).
+        hang: the report of a rank that hung: what Ray knows of it is that a worker died.
     """
     failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
     found = [(rank, cause) for rank, failure in sorted(failures.items()) for cause in _causes(failure)]
     for _, cause in found:
         if isinstance(cause, FromzeroError):
             return cause
+    if hang is not None:
+        return InfrastructureError(hang)
     if found:
         rank, cause = found[0]
         if isinstance(cause, BUGS):

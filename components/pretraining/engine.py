@@ -13,13 +13,14 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from components.pretraining import gradients
 from components.pretraining.config import PretrainConfig
 from components.pretraining.ds_config import deepspeed_config
 from components.pretraining.optimizers import make_optimizer, parameter_groups
@@ -134,6 +135,10 @@ class TrainingEngine:
         self._shares = [group.learning_rate / config.learning_rate for group in groups]
         if self._stage == 0:  # FP16_UnfusedOptimizer takes a step when it is made: without this Adam would be at 1
             getattr(self.engine.optimizer, "optimizer", optimizer).state.clear()
+        self.mark: Callable[[str], None] = lambda phase: None
+        """Told the phase that begins: of the watchdog."""
+        self.scales_loss = config.precision == "fp16"
+        """Whether DeepSpeed scales the loss, and lowers the scale for a gradient with inf or NaN."""
         self._norm: float | None = None
 
     @property
@@ -160,7 +165,9 @@ class TrainingEngine:
         Returns:
             the summed losses of the micro batch, detached; [K].
         """
+        self.mark("forward")
         losses_K = self.engine(**inputs)
+        self.mark("backward")
         self.engine.backward((losses_K * weights_K).sum() * (self.world_size * self.num_micro_batches))
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
@@ -174,23 +181,8 @@ class TrainingEngine:
         All ranks call it, between the last `accumulate` of a step and the first of the next.
         """
         if self._norm is None:
-            self._norm = self._measured_norm()
+            self._norm = gradients.norm(self.engine, self._stage)
         return self._norm
-
-    def _measured_norm(self) -> float:
-        optimizer = self.engine.optimizer
-        if self._stage == 0:
-            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-            norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
-            norm = float(torch.linalg.vector_norm(torch.stack(norms)))
-        elif self._stage == 3:
-            from deepspeed.runtime.utils import combine_grad_norm_groups
-
-            norm = float(combine_grad_norm_groups(optimizer._get_norm_groups()))
-        else:
-            norm = float(optimizer.scaled_global_norm())
-        norm /= getattr(optimizer, "loss_scale", 1.0)
-        return norm if 0 <= norm < math.inf else math.inf  # DeepSpeed says -1 for what is no number
 
     def update(self) -> bool:
         """Clips the gradient and steps the optimizer, after the last micro batch of a step.
@@ -199,35 +191,17 @@ class TrainingEngine:
             whether the weights have changed: a gradient with inf or NaN is dropped, at every stage, and in fp16 the
             scale of the loss is halved for the next step.
         """
-        if self._stage == 0 and self.engine.optimizer is self.engine.basic_optimizer:  # fp32: nothing else asks
-            if self.gradient_norm() == math.inf:
-                self.skip()
-                return False
-            self.engine.step()
-            return True
+        if self.gradient_norm() == math.inf and not self.scales_loss:
+            self.skip()
+            return False
         self.engine.step()
         applied: bool = self.engine.was_step_applied()
-        self._norm = float(self.engine.get_global_grad_norm()) if applied else math.inf
         return applied
 
     def skip(self) -> None:
         """Drops the gradient of a step in place of `update`: weights, moments and step count stay, to the bit."""
         norm = self.gradient_norm()
-        optimizer = self.engine.optimizer
-        if self._stage == 3:
-            optimizer._pre_step()
-            optimizer._partition_all_parameters()
-            optimizer._overflow_clean_up(None)
-        elif self._stage:
-            optimizer.micro_step_id = -1
-            optimizer.zero_grad(set_to_none=True)
-            optimizer.averaged_gradients = dict.fromkeys(optimizer.averaged_gradients)
-            optimizer.all_grad_tensors = dict.fromkeys(optimizer.all_grad_tensors)
-            if optimizer.cpu_offload:
-                optimizer._offload_accumulated_param_ids = set()
-                optimizer.reset_cpu_buffers()
-        self.engine.zero_grad()
-        self.engine.micro_steps += 1
+        gradients.drop(self.engine, self._stage)
         self._norm = norm
 
     @torch.no_grad()
@@ -236,6 +210,7 @@ class TrainingEngine:
 
         All ranks call it equally often: stage 3 gathers weights in it.
         """
+        self.mark("evaluation")
         self.engine.eval()
         found: torch.Tensor = self.engine(**inputs, output=output)
         self.engine.train()

@@ -14,11 +14,14 @@ from typing import Any
 
 import torch.distributed as dist
 
+from components.pretraining.agreement import check_same, fingerprint
 from components.pretraining.batches import make_objective
 from components.pretraining.checkpoint import Checkpoint, CheckpointStore, Progress
 from components.pretraining.evaluation import evaluate
 from components.pretraining.export import EXPORT_NAME, read_result
 from components.pretraining.finish import finish, flops_per_token
+from components.pretraining.hang import HANG_NAME
+from components.pretraining.health import may_roll_back, num_kept_checkpoints
 from components.pretraining.models import TargetLoss, build_model
 from components.pretraining.optimizer_step import take_step
 from components.pretraining.reshard import load_checkpoint
@@ -27,6 +30,7 @@ from components.pretraining.samples import take_samples
 from components.pretraining.schedule import learning_rate
 from components.pretraining.throughput import Throughput, matmul_peak, peak_memory_mib
 from components.pretraining.training import Training, TrainingJob, TrainingState
+from components.pretraining.watchdog import Watchdog
 from components.tokenization.shards import TokenShards
 from infra.errors import ConfigError, DataError
 
@@ -45,26 +49,36 @@ def train(job: TrainingJob) -> None:
     Raises:
         ConfigError: the config does not fit the token shards or `init_from`.
         DataError: the token shards have nothing to train on or to validate with.
-        TrainingError: the loss is not a finite number.
+        TrainingError: the loss is not a finite number, or jumped, and `health` says to stop, or stepped over too much.
+        InfrastructureError: a rank hangs, or the ranks do not work on the same.
     """
-    config = job.config
-    for path in (job.work / EXPORT_NAME, job.shards, job.tokenizer, Path(config.model.init_from or "/")):
+    for path in (job.work / EXPORT_NAME, job.shards, job.tokenizer, Path(job.config.model.init_from or "/")):
         job.mirror.pull(path)
     if read_result(job.work) is not None:
         return
-    training = _start(job)
-    state = training.state
-    while state.step < config.steps:
-        started = time.monotonic()
-        state.first_step_at = state.first_step_at or time.time()
-        take_step(training)
-        state.train_seconds += time.monotonic() - started
-        state.steps_here += 1
-        _after_step(training)
-    finish(training)
+    with Watchdog(job.config.health.hang_timeout_seconds, lambda report: _tell_hang(job, report)) as watchdog:
+        training = _start(job, watchdog)
+        state = training.state
+        while state.step < job.config.steps:
+            started = time.monotonic()
+            state.first_step_at = state.first_step_at or time.time()
+            watchdog.begin(state.step + 1)
+            updated = take_step(training)
+            state.train_seconds += time.monotonic() - started
+            state.steps_here += 1
+            if updated and not state.replays:
+                _after_step(training)
+        watchdog.mark("finish")
+        finish(training)
 
 
-def _start(job: TrainingJob) -> Training:
+def _tell_hang(job: TrainingJob, report: str) -> None:
+    """Leaves the report of a hang in the work folder, where the driver and people find it."""
+    (job.work / HANG_NAME).write_text(report + "\n", encoding="utf-8")
+    job.mirror.push(job.work / HANG_NAME)
+
+
+def _start(job: TrainingJob, watchdog: Watchdog) -> Training:
     """The parts of the training, standing where its newest checkpoint stood."""
     config, world_size, rank = job.config, dist.get_world_size(), dist.get_rank()
     shards, validation = _open_shards(job)
@@ -72,9 +86,14 @@ def _start(job: TrainingJob) -> Training:
     words = objective.vocabulary
     special = {"pad": words.pad, "bos": words.bos, "eos": words.eos}
     module = TargetLoss(build_model(config, shards.index.vocab_size, special))
-    store = CheckpointStore(job.work / "checkpoints", job.key, config.keep_checkpoints, job.mirror)
+    store = CheckpointStore(job.work / "checkpoints", job.key, num_kept_checkpoints(config), job.mirror)
     attempt, checkpoint = _agree(store, rank)
     engine = load_checkpoint(checkpoint, module, config, world_size)
+    engine.mark = watchdog.mark
+    fingerprints: list[Any] = [None] * world_size
+    mine = fingerprint(config, shards, engine.num_micro_batches, engine.device.type)
+    dist.all_gather_object(fingerprints, mine)
+    check_same(fingerprints)
     state = TrainingState(progress=Progress(), history=[], recent_losses=[])
     if checkpoint is not None:
         progress = checkpoint.manifest.progress
@@ -86,9 +105,12 @@ def _start(job: TrainingJob) -> Training:
         job.mirror.pull(job.work / ATTEMPTS_NAME)
         with (job.work / ATTEMPTS_NAME).open("a", encoding="utf-8") as stream:
             stream.write(f"{world_size} {state.progress.step}\n")
+        if (job.work / HANG_NAME).exists():  # of the attempt before
+            (job.work / HANG_NAME).rename(job.work / f"before.{attempt}.{HANG_NAME}")
+            job.mirror.drop(job.work / HANG_NAME)
         job.mirror.push(job.work / ATTEMPTS_NAME)
     sampler = Sampler(num_sequences=len(shards), global_batch_size=config.global_batch_size, seed=config.seed)
-    return Training(
+    training = Training(
         job=job,
         shards=shards,
         validation=validation,
@@ -101,6 +123,9 @@ def _start(job: TrainingJob) -> Training:
         state=state,
         throughput=Throughput(matmul_peak(engine.device, config.precision)),
     )
+    if checkpoint is None and may_roll_back(config.health):
+        _save(training)
+    return training
 
 
 def _open_shards(job: TrainingJob) -> tuple[TokenShards, TokenShards]:
@@ -160,13 +185,14 @@ def _after_step(training: Training) -> None:
 def _save(training: Training) -> None:
     config, state = training.config, training.state
     started = time.monotonic()
+    training.engine.mark("checkpoint")
     training.store.save(
         training.engine.engine,
         attempt=training.attempt,
         progress=state.progress,
         history=state.history,
         manifest={
-            "num_samples": state.step * config.global_batch_size,
+            "num_samples": training.next_batch * config.global_batch_size,
             "zero_stage": config.stage,
             "precision": config.precision,
         },

@@ -45,8 +45,17 @@ def load_checkpoint(
         InfrastructureError: the checkpoint cannot be loaded.
     """
     engine = TrainingEngine(module, config, world_size)
-    if checkpoint is None:
-        return engine
+    if checkpoint is not None:
+        restore(engine, checkpoint, config, world_size)
+    return engine
+
+
+def restore(engine: TrainingEngine, checkpoint: Checkpoint, config: PretrainConfig, world_size: int) -> None:
+    """Puts an engine, new or used, where `checkpoint` (verified) stood. All ranks call it.
+
+    Raises:
+        InfrastructureError: the checkpoint cannot be loaded.
+    """
     made, folder = checkpoint.manifest, checkpoint.folder
     if (made.world_size, made.zero_stage) == (
         world_size,
@@ -55,7 +64,7 @@ def load_checkpoint(
         path, _ = engine.engine.load_checkpoint(str(folder), tag=TAG, load_lr_scheduler_states=False)
         if path is None:
             raise InfrastructureError(f"{folder}: DeepSpeed found nothing to load")
-        return engine
+        return
     logger.warning(
         "%s is of %d ranks at ZeRO stage %d: it is cut anew for %d ranks at stage %d",
         folder,
@@ -66,7 +75,6 @@ def load_checkpoint(
     )
     saved = SavedState(folder / TAG, made.zero_stage, made.world_size, engine.groups)
     write(engine, saved, config.stage)
-    return engine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from components.pretraining.checkpoint import CheckpointStore, Progress
 from components.pretraining.config import PretrainConfig
 from components.pretraining.engine import TrainingEngine
+from components.pretraining.health import batch_of_step
 from components.pretraining.models import TargetLoss
 from components.pretraining.objectives.objective import Objective
 from components.pretraining.sampler import Sampler
@@ -68,6 +69,8 @@ class TrainingState:
     tokens_here: int = 0
     """Tokens since this attempt began."""
     told_at: float = field(default_factory=time.monotonic)
+    replay_until: int = 0
+    """After a rollback: steps up to this one are made again as they were, unjudged and untold."""
 
     @property
     def step(self) -> int:
@@ -83,6 +86,11 @@ class TrainingState:
             train_seconds=self.train_seconds,
             data_seconds=self.data_seconds,
         )
+
+    @property
+    def replays(self) -> bool:
+        """Whether the last step was one that is made again after a rollback."""
+        return self.step <= self.replay_until
 
     @property
     def tokens_per_second(self) -> float:
@@ -111,6 +119,11 @@ class Training:
     def config(self) -> PretrainConfig:
         """The job's."""
         return self.job.config
+
+    @property
+    def next_batch(self) -> int:
+        """The number of the batch of the next step, in the order of samples."""
+        return batch_of_step(self.state.progress.incidents, self.state.step)
 
     def final_loss(self) -> float:
         """Mean over the last part of the steps: the metric of the step, and the last point of its curve."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[3]
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 120
 
 
 def run(
@@ -21,6 +21,8 @@ def run(
     world_size: int,
     *,
     kill_at: int | None = None,
+    kill_after_incident: int | None = None,
+    disturb: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
     program: str = "worker.py",
 ) -> str:
@@ -33,6 +35,8 @@ def run(
         works: the config of each training by its work folder.
         world_size: processes.
         kill_at: all ranks are killed when rank 0 logs this step.
+        kill_after_incident: all ranks are killed when rank 0 has logged so many points after an incident.
+        disturb: what `disturb.py` does to all of them.
         environment: more variables.
         program: what each process runs.
     """
@@ -41,6 +45,7 @@ def run(
         work.mkdir(parents=True, exist_ok=True)
         full = {"cluster": {"num_workers": world_size}, **config}
         jobs.append({"data": str(data), "work": str(work), "config": full, "kill_at": kill_at})
+        jobs[-1] |= {"kill_after_incident": kill_after_incident, "disturb": disturb}
     home = next(iter(works))
     path = home / "jobs.json"
     path.write_text(json.dumps(jobs))
@@ -56,7 +61,7 @@ def run(
             )
     try:
         codes = [ranks[0].wait(TIMEOUT_SECONDS)]
-        if kill_at is not None:
+        if kill_at is not None or kill_after_incident is not None:
             for process in ranks[1:]:
                 process.kill()
         codes += [process.wait(TIMEOUT_SECONDS) for process in ranks[1:]]
@@ -64,7 +69,7 @@ def run(
         for process in ranks:
             if process.poll() is None:
                 process.kill()
-    if kill_at is None and any(codes):
+    if kill_at is None and kill_after_incident is None and any(codes):
         said = "\n".join(log.read_text() for log in logs)
         raise RuntimeError(f"exit codes {codes}:\n{said}")
     return logs[0].read_text()

@@ -14,13 +14,23 @@ from typing import Any
 
 
 class KillSink:
-    """Kills its own process, as the machine would, when the training tells of a step."""
+    """Kills its own process, as the machine would, when the training tells of a step; or at the first incident, or so
+    many points after it."""
 
-    def __init__(self, step: int | None) -> None:
+    def __init__(self, step: int | None, points_after_incident: int | None) -> None:
         self.step = step
+        self.points_left = points_after_incident
+        self.incident = False
 
     def send(self, kind: str, step: str, payload: Mapping[str, Any]) -> None:
-        if kind == "metrics" and self.step is not None and payload["step"] >= self.step:
+        if kind != "metrics":
+            return
+        self.incident = self.incident or "skipped_batches" in payload["metrics"]
+        if self.incident and self.points_left is not None:
+            if self.points_left == 0:
+                os.kill(os.getpid(), 9)
+            self.points_left -= 1
+        if self.step is not None and payload["step"] >= self.step:
             os.kill(os.getpid(), 9)
 
 
@@ -39,7 +49,12 @@ def main(path: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(os.environ["STORE"], world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    for told in json.loads(Path(path).read_text()):
+    jobs = json.loads(Path(path).read_text())
+    if jobs[0]["disturb"]:
+        from disturb import disturb
+
+        disturb(jobs[0]["disturb"], rank)
+    for told in jobs:
         root = Path(told["data"])
         train(
             TrainingJob(
@@ -49,7 +64,7 @@ def main(path: str) -> None:
                 work=Path(told["work"]),
                 key="k" * 32,
                 name="pretrain_mlm",
-                tracker=StepTracker(step="pretrain_mlm", sink=KillSink(told.get("kill_at"))),
+                tracker=StepTracker(step="pretrain_mlm", sink=KillSink(told["kill_at"], told["kill_after_incident"])),
             )
         )
     dist.destroy_process_group()

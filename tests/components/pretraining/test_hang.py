@@ -1,0 +1,149 @@
+"""A rank that hangs is found and named: the rule on what ranks tell, then real processes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.pretraining.hang import HANG_NAME, Beat, culprits, in_collective, report, stack_of
+from infra.errors import InfrastructureError
+
+CONFIG: dict[str, Any] = {
+    "model": {"hidden_size": 32, "num_layers": 2, "num_heads": 2},
+    "steps": 8,
+    "sequence_length": 32,
+    "global_batch_size": 6,
+    "log_every_steps": 1,
+    "max_validation_sequences": 8,
+    "checkpoint_every_steps": None,
+    "health": {"hang_timeout_seconds": 5},
+}
+
+
+def beat(rank: int, phase: str = "reduce", **values: Any) -> Beat:
+    return Beat.model_validate(
+        {"rank": rank, "host": "node", "pid": 100 + rank, "step": 7, "phase": phase, "seconds": 9.0, **values}
+    )
+
+
+@pytest.mark.parametrize(
+    ("beats", "ranks"),
+    [
+        ([beat(0, waits=True), beat(1, "data"), beat(2, waits=True)], [1]),
+        ([beat(0, waits=True), beat(1, "data"), beat(2, waits=True, answers=False)], [2]),
+        ([beat(0, waits=True), beat(1, waits=True, step=6)], [1]),
+        ([beat(0, "backward", waits=True, micro_batch=2), beat(1, "backward", waits=True, micro_batch=1)], [1]),
+        ([beat(0, "update"), beat(1, "backward")], [1]),
+        ([beat(0, waits=True), beat(1, waits=True)], []),
+        ([beat(0, "data")], [0]),
+    ],
+)
+def test_the_culprit_is_the_rank_that_the_others_wait_for(beats: list[Beat], ranks: list[int]) -> None:
+    assert [one.rank for one in culprits(beats)] == ranks
+
+
+def test_the_report_says_who_where_and_since_when() -> None:
+    told = report([beat(0, waits=True), beat(1, "data", stack="  File a\n    b()\n")], 5)
+    assert told.splitlines() == [
+        "rank 1 hangs: no progress for 5 s (health.hang_timeout_seconds)",
+        "  rank 1 (host node, pid 101): step 7, phase data, for 9 s",
+        "      File a",
+        "        b()",
+        "  rank 0 (host node, pid 100): step 7, phase reduce, for 9 s, waits in a collective",
+    ]
+    assert "does not answer" in report([beat(0, waits=True), beat(1, answers=False)], 5)
+    assert report([beat(0, waits=True), beat(1, waits=True)], 5).startswith("no rank is behind the others")
+
+
+def test_a_sleeping_thread_is_in_no_collective_and_its_stack_is_shown() -> None:
+    def napping(event: threading.Event) -> None:
+        event.wait(20)
+
+    event = threading.Event()
+    thread = threading.Thread(target=napping, args=(event,))
+    thread.start()
+    time.sleep(0.1)
+    assert thread.ident is not None
+    assert "in napping" in stack_of(thread.ident)
+    assert not in_collective(thread.ident)
+    event.set()
+    thread.join()
+    assert stack_of(thread.ident) == "its training thread has ended"
+
+
+@pytest.mark.parametrize(("rank", "how"), [(1, "sleep"), (0, "stop"), (2, "stop")])
+def test_a_rank_that_hangs_is_named_and_all_ranks_end(
+    tiny_data: Path, tmp_path: Path, run_trainings: Any, rank: int, how: str
+) -> None:
+    """Of three: the culprit asleep, or its process stopped, that of rank 0 too, which has the watchdogs' store."""
+    hang = {"step": 3, "rank": rank, "how": how}
+    started = time.monotonic()
+    with pytest.raises(RuntimeError) as raised:
+        run_trainings.run(tiny_data, {tmp_path / "work": CONFIG}, 3, disturb={"hang": hang})
+    assert time.monotonic() - started < 90
+    told = (tmp_path / "work" / HANG_NAME).read_text()
+    assert told.startswith(f"rank {rank} hangs: no progress for 5 s")
+    said = str(raised.value)
+    codes = eval(said.partition("exit codes ")[2].partition(":\n")[0])
+    assert codes[rank] == (75 if how == "sleep" else -9)
+    others = [code for other, code in enumerate(codes) if other != rank]
+    assert others == [1, 1]
+    assert said.count("infra.errors.InfrastructureError: rank") == 2
+    culprit = told.splitlines()[1]
+    assert f"rank {rank} (host " in culprit
+    assert "step 4, phase " in culprit or (rank, how) == (0, "stop")
+    if how == "sleep":
+        assert "phase data" in culprit
+        assert "time.sleep(600)" in told
+        assert told.count("waits in a collective") == 2
+    else:
+        assert "its process does not answer" in culprit
+
+
+@pytest.mark.faults
+def test_under_ray_the_report_is_the_error_and_the_run_goes_on(
+    ray_cluster: Mapping[str, float], tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 hangs once, when it tells of step 3; what Ray itself knows is that a worker died."""
+    from components.pretraining import distributed
+    from components.pretraining.config import PretrainConfig
+    from components.pretraining.loop import ATTEMPTS_NAME
+    from components.pretraining.training import TrainingJob
+    from infra.tracking.client import StepTracker
+
+    trace = tmp_path / "hung"
+
+    class Hanging:
+        def send(self, kind: str, step: str, payload: Mapping[str, Any]) -> None:
+            if kind == "metrics" and payload["step"] == 3 and not trace.exists():
+                trace.touch()
+                time.sleep(600)
+
+    (tmp_path / "work").mkdir()
+    job = TrainingJob(
+        config=PretrainConfig.model_validate(
+            {**CONFIG, "checkpoint_every_steps": 2, "cluster": {"num_workers": 2}, "micro_batch_size_per_rank": 3}
+        ),
+        shards=tiny_data / "token_shards",
+        tokenizer=tiny_data / "tokenizer",
+        work=tmp_path / "work",
+        key="k" * 32,
+        name="pretrain_mlm",
+        tracker=StepTracker(step="pretrain_mlm", sink=Hanging()),
+    )
+    monkeypatch.setattr(distributed, "MAX_RESTARTS", 0)
+    with pytest.raises(InfrastructureError) as raised:
+        distributed.run_distributed(job, "hang")
+    told = str(raised.value)
+    assert told.startswith("rank 0 hangs: no progress for 5 s")
+    assert "time.sleep(600)" in told
+    assert "step 3, phase update" in told
+    distributed.run_distributed(job, "hang")
+    assert (job.work / "export" / "result.json").exists()
+    assert (job.work / ATTEMPTS_NAME).read_text() == "2 0\n2 2\n"
+    assert told == next(job.work.glob(f"before.*.{HANG_NAME}")).read_text().strip()
