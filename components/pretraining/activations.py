@@ -1,15 +1,16 @@
 """Bytes that a rank keeps of one micro batch between the forward and the backward pass, by formula.
 
 After Korthikanti et al. 2022 (arXiv:2205.05198, section 4), who count 34 D + 5 H L bytes a token for a layer of GPT-2
-in 16 bits with dropout. The terms here are those of the layers as transformers 5 computes them, without dropout: tensors
-of width D and F, and for eager attention matrices of L x L for each head. For BERT that is 8 D + 2 F + H L elements,
-with F = 4 D 32 D + 2 H L bytes: Korthikanti's without the masks of dropout (2 D), its output (2 HL) and mask (HL). RMS
+in 16 bits with dropout. The terms here are those of the layers as transformers 5 computes them, without dropout:
+tensors of width D and F, and for eager attention matrices of L x L for each head. For BERT that is 8 D + 2 F + H L
+elements, with F = 4 D 32 D + 2 H L bytes: Korthikanti's without the masks of dropout (2 D), its output (2 HL) and mask (HL). RMS
 norms and eager softmax are computed in fp32, which those terms hold apart. `tests/components/pretraining/
 test_activations.py` compares with what autograd really saves (torch.autograd.graph.saved_tensors_hooks): the layers to
 0.1 %, a whole network to 4 %.
 
 Eager attention of 4 heads at 128 tokens is a fifth of a layer of width 256; at 1,024 tokens it is two thirds, and SDPA
-has none of it. Activation checkpointing keeps the input of each layer, and one layer in full while it is computed again.
+has none of it. Activation checkpointing keeps the input of each layer, and one layer in full
+while it is computed again.
 
 Shapes: B sequences, L tokens (of the encoder or decoder-only), M of the decoder of an encoder-decoder, T targets, D
 width, F feed-forward width, H heads, V vocabulary.

@@ -23,7 +23,10 @@ class ClusterConfig(FrozenConfig):
         "what the machines tell",
     )
     peak_tflops_per_worker: float | None = execution_field(
-        None, gt=0, description="dense matrix products a worker can do in the training's precision, 10^12 FLOPs a second"
+        None,
+        gt=0,
+        description="matrix products that a worker can do at most in the training's precision, 10^12 FLOPs a second; "
+        "for the plan alone",
     )
     expected_mfu: float = execution_field(
         0.4, gt=0, le=1, description="part of that peak that a training is expected to reach; for the plan alone"

@@ -36,7 +36,7 @@ TABLE_1: dict[float, dict[int, tuple[float, float, float]]] = {
         1024: (4011, 2013, 15.6),
     },
 }
-"""Rajbhandari et al. 2020: GB (10^9) of model states a device under P_os, P_os+g, P_os+g+p, by parameters and degree."""
+"""Rajbhandari et al. 2020: GB (10^9) a device of P_os, P_os+g and P_os+g+p, by parameters and degree."""
 ROWS = [(psi, ranks, row) for psi, rows in TABLE_1.items() for ranks, row in rows.items()]
 VOCAB = 4096
 
