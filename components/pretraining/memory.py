@@ -103,11 +103,9 @@ def state_bytes(config: PretrainConfig, vocab_size: int, stage: int, num_ranks: 
         num_ranks: N.
     """
     psi = num_parameters(config, vocab_size)
-    told = deepspeed_config(config.model_copy(update={"zero_stage": stage}), num_ranks, psi)
-    zero: Mapping[str, Any] = told["zero_optimization"]
+    zero: Mapping[str, Any] = deepspeed_config(config, num_ranks, psi)["zero_optimization"]
     size = ELEMENT_BYTES[config.precision]
     is_low = size < 4
-    accumulated = _gradient_bytes(told, size)
     bucket = zero["reduce_bucket_size"] * size * (2 if zero.get("overlap_comm") else 1)
     part = -(-psi // num_ranks)
     states = 8 + (4 if is_low or stage else 0)  # fp32 at stage 0 has no masters
@@ -123,10 +121,9 @@ def state_bytes(config: PretrainConfig, vocab_size: int, stage: int, num_ranks: 
             offloaded=0,
         )
     elif stage < 3:
-        whole = part if accumulated > size else _whole_weights(config, vocab_size, num_ranks)
         found = StateBytes(
             weights=size * psi,
-            gradients=accumulated * whole,
+            gradients=size * _whole_weights(config, vocab_size, num_ranks),
             optimizer=states * part,
             buffers=0,
             during_backward=bucket + (size * psi if stage == 1 and micro_batches > 1 else 0),
@@ -139,7 +136,7 @@ def state_bytes(config: PretrainConfig, vocab_size: int, stage: int, num_ranks: 
         live = int(zero.get("stage3_max_live_parameters", MAX_LIVE_PARAMETERS))
         found = StateBytes(
             weights=size * (part + persistent),
-            gradients=accumulated * part,
+            gradients=size * part,
             optimizer=states * part,
             buffers=bucket,
             during_backward=size * min(psi - persistent, live) if num_ranks > 1 else 0,
@@ -147,12 +144,6 @@ def state_bytes(config: PretrainConfig, vocab_size: int, stage: int, num_ranks: 
             offloaded=0,
         )
     return _with_offload(found, config, stage)
-
-
-def _gradient_bytes(told: Mapping[str, Any], size: int) -> int:
-    """Bytes of an element of the gradients that are kept for the update."""
-    kind = (told.get("data_types") or {}).get("grad_accum_dtype")
-    return {None: size, "fp32": 4, "fp16": 2, "bf16": 2}[kind]
 
 
 def _with_offload(states: StateBytes, config: PretrainConfig, stage: int) -> StateBytes:
