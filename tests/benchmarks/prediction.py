@@ -63,12 +63,12 @@ class TimingSink:
     """Keeps when the training told of each step."""
 
     def __init__(self) -> None:
-        self.times: dict[int, float] = {}
+        self.times: dict[int, tuple[float, float]] = {}
 
     def send(self, kind: str, step: str, payload: Mapping[str, Any]) -> None:
         """The first message of a step counts: it comes before validation."""
         if kind == "metrics":
-            self.times.setdefault(int(payload["step"]), time.perf_counter())
+            self.times.setdefault(int(payload["step"]), (time.perf_counter(), time.process_time()))
 
 
 def work(path: Path) -> None:
@@ -99,14 +99,17 @@ def work(path: Path) -> None:
         job.work.mkdir(parents=True, exist_ok=True)
         train(job)
         times = [sink.times[step] for step in sorted(sink.times)]
-        found[name] = [after - before for before, after in zip(times, times[1:], strict=False)]
+        found[name] = [
+            [after - before for before, after in zip(*pair, strict=True)]
+            for pair in zip(times, times[1:], strict=False)
+        ]
     if rank == 0:
         path.with_name("seconds.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
-def measure(configs: Mapping[str, PretrainConfig], folder: Path) -> dict[str, list[float]]:
-    """Seconds of each step but the first, by training."""
+def measure(configs: Mapping[str, PretrainConfig], folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """Seconds and CPU seconds of each step but the first, by training."""
     path = Path(__file__).parents[1] / "components" / "pretraining" / "data.py"
     spec = importlib.util.spec_from_file_location("prediction_data", path)
     if spec is None or spec.loader is None:
@@ -138,5 +141,18 @@ def measure(configs: Mapping[str, PretrainConfig], folder: Path) -> dict[str, li
             process.kill()
     if any(codes):
         raise RuntimeError(f"ranks ended with {codes}")
-    found: dict[str, list[float]] = json.loads((folder / "seconds.json").read_text())
+    found: dict[str, list[tuple[float, float]]] = json.loads((folder / "seconds.json").read_text())
     return found
+
+
+def main() -> None:
+    """Prints the table; exits with 1 if a prediction is off by more than 20 %."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments.worker)
+
+
+if __name__ == "__main__":
+    main()
