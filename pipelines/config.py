@@ -13,6 +13,7 @@ from components.finetuning.config import FinetuneConfig
 from components.finetuning.config import problems as finetune_problems
 from components.pretraining.config import PretrainConfig
 from components.pretraining.fit import problems as pretrain_problems
+from components.pretraining.sizes import size_problems
 from components.prompting.config import PromptConfig
 from components.prompting.config import problems as prompt_problems
 from components.tokenization.config import TokenizerConfig, TokenShardsConfig
@@ -59,6 +60,9 @@ class PipelineConfig(FrozenConfig):
         """What is wrong with values that each are allowed, a line each."""
         for name in type(self).model_fields:
             yield from section_problems(name, getattr(self, name))
+        for name in ("pretrain_mlm", "pretrain_clm"):
+            if getattr(self, name).model.init_from is None:
+                yield from size_problems(getattr(self, name), name, self.tokenizer.vocab_size)
 
 
 def section_problems(name: str, section: Any) -> Iterator[str]:

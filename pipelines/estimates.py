@@ -78,7 +78,7 @@ class Estimate:
 
 
 def estimates(plan: Sequence[PlannedStep]) -> list[Estimate]:
-    """The estimate of each training that is not reused.
+    """The estimate of each training that is not reused and whose sizes are known.
 
     Raises:
         ConfigError: trainings with zero_stage=auto that no stage fits, all of them.
@@ -91,7 +91,8 @@ def estimates(plan: Sequence[PlannedStep]) -> list[Estimate]:
             try:
                 found.append(_estimate(planned.step, steps))
             except ConfigError as error:
-                problems.extend(error.problems)
+                if planned.step.config.zero_stage == "auto":  # else it is a model to start from of unknown sizes
+                    problems.extend(error.problems)
     if problems:
         raise ConfigError(*problems)
     return found

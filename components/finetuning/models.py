@@ -19,19 +19,20 @@ import torch
 
 from components.finetuning.data import EncodedSplit, IntArray, evaluation_batches
 from components.finetuning.sweep import Init
-from infra.energy.flops import matmul_parameters, transformer_flops
+from infra.energy.flops import shape_of
 
 DROPOUT_FIELDS = (
     "hidden_dropout_prob",
     "classifier_dropout",
     "mlp_dropout",
     "embedding_dropout",
+    "dropout",
+    "dropout_rate",
 )
-ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout")
+"""T5's rate counts for its attention too."""
+ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout", "activation_dropout")
 """Set to 0: drawing a mask for every pair of tokens takes 14 % of a step on a CPU."""
 EVALUATION_BATCH_SIZE = 128
-GATED_ARCHITECTURES = ("modernbert", "llama")
-"""Those with three matrices in the feed-forward layer."""
 
 
 def build_classifier(
@@ -124,18 +125,15 @@ def predict_logits(
 
 def training_flops(config: Any, num_tokens: int, num_texts: int, *, training: bool = True) -> float:
     """FLOPs of training on (or running) `num_texts` texts of `num_tokens` tokens in all, padding not counted."""
-    return transformer_flops(
-        num_matmul_parameters=matmul_parameters(
-            hidden_size=config.hidden_size,
-            num_layers=config.num_hidden_layers,
-            intermediate_size=config.intermediate_size,
-            gated=config.model_type in GATED_ARCHITECTURES,
-        ),
+    shape = shape_of(config)
+    span = num_tokens / max(1, num_texts)
+    decoder_tokens = num_tokens if shape.num_decoder_layers else 0  # which reads the text once more
+    return shape.flops(
         num_tokens=num_tokens,
-        num_layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        attention_span=num_tokens / max(1, num_texts),
-        num_head_parameters=config.hidden_size * (config.hidden_size + config.num_labels),
+        span=span,
         num_head_tokens=num_texts,
+        num_decoder_tokens=decoder_tokens,
+        decoder_span=span / 2,
         training=training,
+        num_head_parameters=shape.hidden_size * (shape.hidden_size + config.num_labels),
     )

@@ -69,7 +69,10 @@ def save_unit(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     if unit.save != "nothing" and not result.diverged:
-        tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+        firsts, tensors = _first_names(model), {}
+        for name, tensor in model.state_dict().items():
+            if firsts[name] == name:
+                tensors[f"model.{name}"] = tensor.contiguous()
         if unit.save == "all":
             tensors |= _moments(optimizer)
         save_file(tensors, temporary / STATE)
@@ -122,12 +125,19 @@ def load_state(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opti
     if STATE not in result.files:
         raise DamagedArtifactError(f"{folder}: has no saved state to go on from; remove the folder and run again")
     tensors = load_file(folder / STATE)
-    model.load_state_dict({name[len("model.") :]: t for name, t in tensors.items() if name.startswith("model.")})
+    model.load_state_dict({name: tensors[f"model.{first}"] for name, first in _first_names(model).items()})
     if optimizer is not None and any(name.startswith("exp_avg.") for name in tensors):
         for index, parameter in enumerate(_parameters(optimizer)):
             state = {name: tensors[f"{name}.{index}"].to(parameter.device) for name in MOMENTS}
             optimizer.state[parameter] = state | {"step": torch.tensor(float(result.step))}
     return result
+
+
+def _first_names(model: torch.nn.Module) -> dict[str, str]:
+    """For each name of the state the first name of the same tensor: T5 and BART share one embedding under three."""
+    firsts: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    return {name: firsts.setdefault(id(tensor), name) for name, tensor in state.items()}
 
 
 def load_predictions(folder: Path) -> IntArray:

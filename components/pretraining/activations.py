@@ -3,10 +3,9 @@
 After Korthikanti et al. 2022 (arXiv:2205.05198, section 4), who count 34 D + 5 H L bytes a token for a layer of GPT-2
 in 16 bits with dropout. The terms here are those of the layers as transformers 5 computes them, without dropout:
 tensors of width D and F, and for eager attention matrices of L x L for each head. For BERT that is 8 D + 2 F + H L
-elements, with F = 4 D 32 D + 2 H L bytes: Korthikanti's without the masks of dropout (2 D), its output (2 HL) and mask (HL). RMS
-norms and eager softmax are computed in fp32, which those terms hold apart. `tests/components/pretraining/
-test_activations.py` compares with what autograd really saves (torch.autograd.graph.saved_tensors_hooks): the layers to
-0.1 %, a whole network to 4 %.
+elements, with F = 4 D 32 D + 2 H L bytes: Korthikanti's without the masks of dropout (2 D), its output (2 H L) and
+mask (H L). RMS norms and eager softmax are computed in fp32, which those terms hold apart. The tests compare with what
+autograd really saves (torch.autograd.graph.saved_tensors_hooks): a layer to 0.1 %, a whole network to 4 %.
 
 Eager attention of 4 heads at 128 tokens is a fifth of a layer of width 256; at 1,024 tokens it is two thirds, and SDPA
 has none of it. Activation checkpointing keeps the input of each layer, and one layer in full
@@ -21,13 +20,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from components.pretraining.config import Architecture, ModelConfig, PretrainConfig, micro_batch_size
+from components.pretraining.config import (
+    Architecture,
+    ModelConfig,
+    PretrainConfig,
+    micro_batch_size,
+    network_vocab_size,
+)
 from components.pretraining.hardware import hardware
-from components.pretraining.sizes import feed_forward_size, network_sizes, network_vocab_size
+from components.pretraining.sizes import feed_forward_size, network_sizes
 
 FP32_BYTES = 4
-LOGIT_BYTES = 4
-"""The log-softmax of the targets, fp32."""
+MAX_LOGITS = 1 << 22
+"""Logits that `cross_entropy.py` holds at once; a test compares."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +80,8 @@ DECODER_LAYERS: Mapping[Architecture, Layer] = {
 ENDS: Mapping[Architecture, tuple[int, int, int]] = {
     "llama": (1, 1, 1),
     "qwen3": (1, 1, 1),
-    "gpt2": (1, 0, 1),
-    "bert": (1, 0, 4),
+    "gpt2": (2, 0, 1),
+    "bert": (2, 0, 4),
     "modernbert": (2, 0, 4),
     "t5": (1, 1, 1),
     "bart": (1, 0, 1),
@@ -94,9 +99,10 @@ class ActivationBytes:
     recomputed: float
     """One layer in full, while it is computed again."""
     head: float
-    """Hidden states and log-softmax of the targets."""
-    head_backward: float
-    """What the backward pass of the head needs beside it: the gradient of the logits, twice."""
+    """What the head keeps: hidden states of the targets, and the gradients of these and of the output layer, which
+    the cross-entropy in pieces makes in the forward pass."""
+    head_logits: float
+    """One piece of logits, its log-softmax and its gradient: gone at the end of the forward pass."""
 
     @property
     def saved(self) -> float:
@@ -106,7 +112,7 @@ class ActivationBytes:
     @property
     def peak(self) -> float:
         """The most at once: in the head, or in the last layer when the head is done."""
-        return self.layers + max(self.head + self.head_backward, self.recomputed)
+        return self.layers + max(self.head + self.head_logits, self.recomputed)
 
 
 def targets_per_token(config: PretrainConfig) -> float:
@@ -144,12 +150,14 @@ def activation_bytes(config: PretrainConfig, vocab_size: int, num_ranks: int) ->
     kept = inputs if config.activation_checkpointing else layer
     wide, wide_fp32, wide_head = ENDS[config.architecture]
     ends = (length + decoded) * (size * wide + FP32_BYTES * wide_fp32) * model.hidden_size
-    logits = targets * network_vocab_size(config, vocab_size)
+    rows = network_vocab_size(config, vocab_size)
+    logits = batch * targets * rows
+    sums = size if logits <= MAX_LOGITS else FP32_BYTES  # of more than one piece
     return ActivationBytes(
         layers=batch * (model.num_layers * kept + ends),
         recomputed=batch * layer if config.activation_checkpointing else 0.0,
-        head=batch * (LOGIT_BYTES * logits + size * wide_head * targets * model.hidden_size),
-        head_backward=batch * (FP32_BYTES + size) * logits,
+        head=size * wide_head * batch * targets * model.hidden_size + sums * rows * model.hidden_size,
+        head_logits=(FP32_BYTES + 2 * size) * min(logits, MAX_LOGITS),
     )
 
 

@@ -5,9 +5,10 @@ Fields marked execution say how to run and never change a key; everything else c
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from infra.cluster.config import ClusterConfig
 from infra.errors import FromzeroError
@@ -51,6 +52,34 @@ DEFAULT_ARCHITECTURES: dict[ObjectiveName, Architecture] = {
 }
 
 
+TASKS: dict[Kind, str] = {
+    "encoder": "fill-mask",
+    "encoder_decoder": "text2text-generation",
+    "decoder": "text-generation",
+}
+"""The task that transformers has for each kind of network."""
+COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMbB]?)")
+COUNT_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+def count_of(value: Any) -> Any:
+    """The number that a text such as 10M, 1.5B or 10_000_000 stands for; anything else as it is.
+
+    Raises:
+        ValueError: the text is no number of weights.
+    """
+    if not isinstance(value, str):
+        return value
+    found = COUNT.fullmatch(value.strip().replace("_", "").replace(",", ""))
+    if found is None:
+        raise ValueError(f"{value!r} is no number: write 10M, 7B, 1.5B, 350k or 10_000_000")
+    return round(float(found[1]) * COUNT_FACTORS[found[2].lower()])
+
+
+NUM_SENTINELS = 100
+"""Of span_corruption, as T5 has: `<extra_id_0>` is the id after the tokenizer's last, and so on."""
+
+
 class ModelConfig(FrozenConfig):
     """The network: an encoder, an encoder-decoder or a decoder, from random weights or from a folder."""
 
@@ -69,12 +98,17 @@ class ModelConfig(FrozenConfig):
         "(llama, qwen3, t5)",
     )
     max_position_embeddings: int | None = Field(
-        None, ge=1, description="longest document, tokens; without it sequence_length"
+        None, ge=1, description="longest document, tokens; without it sequence_length; t5 knows no limit"
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="of hidden states; masks are keyed by sample")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="of hidden states, never of attention; masks are keyed by sample"
+    )
     vocab_multiple: int = Field(64, ge=1, description="the vocabulary of the network is padded to a multiple of this")
-    target_parameters: int | None = Field(
-        None, ge=10_000, description="weights wanted; if given, it chooses width, depth and heads (sizes.py)"
+    target_parameters: Annotated[int | None, BeforeValidator(count_of)] = Field(
+        None,
+        ge=10_000,
+        description="weights wanted, such as 10M or 7B; if given, it chooses width, depth and heads (sizes.py), within "
+        "5 % of it",
     )
     init_from: str | None = execution_field(
         None, description="Hugging Face folder to start from; its content counts in the key, not its path"
@@ -211,3 +245,14 @@ def micro_batch_size(config: PretrainConfig, world_size: int) -> int:
     """Sequences a rank takes at once: the largest divisor of its share of the batch that the config allows."""
     share = config.global_batch_size // world_size
     return max(size for size in range(1, min(share, config.micro_batch_size_per_rank) + 1) if share % size == 0)
+
+
+def num_sentinels(config: PretrainConfig) -> int:
+    """Ids that the objective needs beyond those of the tokenizer."""
+    return NUM_SENTINELS if config.objective == "span_corruption" else 0
+
+
+def network_vocab_size(config: PretrainConfig, vocab_size: int) -> int:
+    """Rows of the network's embeddings: the tokenizer's `vocab_size`, the sentinels, padding to `vocab_multiple`."""
+    multiple = config.model.vocab_multiple
+    return -(-(vocab_size + num_sentinels(config)) // multiple) * multiple

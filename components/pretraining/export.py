@@ -76,6 +76,7 @@ def write_export(
     model: Any,
     state: Mapping[str, torch.Tensor],
     tokenizer: Path,
+    num_sentinels: int = 0,
     card: str,
     history: Sequence[Mapping[str, Any]],
     result: Mapping[str, Any],
@@ -88,6 +89,7 @@ def write_export(
         model: the language model of transformers; gives class and config.
         state: its weights in fp32, by name.
         tokenizer: folder whose files go beside the weights.
+        num_sentinels: of span corruption; `<extra_id_0>` and so on become the tokens after its last.
         card: README.md.
         history: metrics.jsonl.
         result: result.json.
@@ -99,9 +101,18 @@ def write_export(
     try:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(tokenizer, folder / MODEL_NAME)
-        saved = type(model)(model.config)
-        saved.to(torch.float32).load_state_dict(dict(state), strict=False)
+        if num_sentinels:
+            add_sentinels(folder / MODEL_NAME, num_sentinels)
+        saved = type(model)(model.config).to(torch.float32)
+        frozen = {name for name, parameter in saved.named_parameters() if not parameter.requires_grad}
+        buffers = {name: value.float() for name, value in model.named_buffers() if value.is_floating_point()}
+        trained = {name: value for name, value in state.items() if name not in frozen}  # tables that a formula gives
+        saved.load_state_dict(
+            trained | {name: buffers[name] for name in buffers if name in saved.state_dict()}, strict=False
+        )
         saved.tie_weights()
+        if model.can_generate():
+            saved.generation_config = model.generation_config
         saved.config.dtype = torch.float32
         saved.save_pretrained(folder / MODEL_NAME)
         (folder / MODEL_NAME / "README.md").write_text(card, encoding="utf-8")
@@ -115,6 +126,23 @@ def write_export(
         fsync(work)
     except OSError as error:
         raise StorageError(f"{folder}: the trained model cannot be written: {error}") from error
+
+
+def add_sentinels(folder: Path, number: int) -> None:
+    """Gives a tokenizer the tokens `<extra_id_0>` and so on, with the ids after its last.
+
+    Args:
+        folder: of the tokenizer, changed in place.
+        number: of sentinels.
+    """
+    from tokenizers import AddedToken
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer.add_tokens(
+        [AddedToken(f"<extra_id_{i}>", special=True, normalized=False) for i in range(number)], special_tokens=True
+    )
+    tokenizer.save_pretrained(folder)
 
 
 def read_result(work: Path) -> dict[str, Any] | None:

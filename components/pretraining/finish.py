@@ -8,15 +8,12 @@ import torch
 import torch.distributed as dist
 
 from components.pretraining.checkpoint import Progress
-from components.pretraining.config import PretrainConfig
+from components.pretraining.config import TASKS, PretrainConfig, num_sentinels
 from components.pretraining.evaluation import evaluate, training_counts, unigram_cross_entropy
 from components.pretraining.export import EXPORT_NAME, RESULT_NAME, model_card, write_export
 from components.pretraining.models import TargetLoss
 from components.pretraining.training import Training
-from infra.energy.flops import matmul_parameters, transformer_flops
-
-TASKS = {"encoder": "fill-mask", "encoder_decoder": "text2text-generation", "decoder": "text-generation"}
-"""The transformers pipeline task of each kind of network."""
+from infra.energy.flops import shape_of
 
 
 def finish(training: Training) -> None:
@@ -50,6 +47,7 @@ def finish(training: Training) -> None:
             model=training.module.language_model,
             state=weights,
             tokenizer=job.tokenizer,
+            num_sentinels=num_sentinels(config),
             card=model_card(
                 title=job.name,
                 task=TASKS[config.kind],
@@ -66,22 +64,18 @@ def finish(training: Training) -> None:
 
 
 def _counts(module: TargetLoss, config: PretrainConfig, progress: Progress) -> dict[str, float | int]:
-    """Size, steps, tokens and FLOPs; attention counts whole packed sequences, half of them if causal."""
-    model = module.language_model.config
-    causal = config.kind == "decoder"
-    flops = transformer_flops(
-        num_matmul_parameters=matmul_parameters(
-            hidden_size=model.hidden_size,
-            num_layers=model.num_hidden_layers,
-            intermediate_size=model.intermediate_size,
-            gated=config.architecture != "bert",
-        ),
+    """Size, steps, tokens and FLOPs; attention counts whole packed sequences, half of them if causal.
+
+    The decoder of an encoder-decoder reads one token for each target; its rows hold as many of them, of the encoder's
+    tokens, as the whole training did.
+    """
+    length = config.sequence_length
+    decoder_tokens = progress.num_targets if config.kind == "encoder_decoder" else 0
+    flops = shape_of(module.language_model.config).flops(
         num_tokens=progress.num_tokens,
-        num_layers=model.num_hidden_layers,
-        hidden_size=model.hidden_size,
-        attention_span=config.sequence_length / (2 if causal else 1),
-        num_head_parameters=model.hidden_size * (model.vocab_size + (0 if causal else model.hidden_size)),
+        span=length / (2 if config.kind == "decoder" else 1),
         num_head_tokens=progress.num_targets,
-        training=True,
+        num_decoder_tokens=decoder_tokens,
+        decoder_span=length * decoder_tokens / max(1, progress.num_tokens) / 2,
     )
     return {"train_flops": flops, "steps": progress.step, "num_tokens": progress.num_tokens}

@@ -5,10 +5,15 @@ Told without torch and all at once, before anything starts.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from components.pretraining.config import KINDS, PretrainConfig
+from components.pretraining.init_from import start_problems
 
 ROTARY = ("modernbert", "llama", "qwen3")
 """Architectures with rotary positions."""
+WITHOUT_DROPOUT = ("llama", "qwen3")
+"""Architectures that drop no hidden states."""
 
 
 def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cluster") -> list[str]:
@@ -39,11 +44,22 @@ def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cl
             f"{where}.model.hidden_size={model.hidden_size} / {where}.model.num_heads={model.num_heads} must be "
             "even: rotary positions turn pairs of numbers"
         )
-    if KINDS[config.architecture] != config.kind:
+    if model.init_from is not None:
+        if Path(model.init_from).is_dir():
+            found += start_problems(config, f"{where}.model")
+    elif KINDS[config.architecture] != config.kind or (
+        config.objective == "masked_lm_nsp" and config.architecture != "bert"
+    ):
         fitting = ", ".join(name for name, kind in KINDS.items() if kind == config.kind)
+        fitting = "bert" if config.objective == "masked_lm_nsp" else fitting
         found.append(
             f"{where}.model.architecture={config.architecture} does not fit {where}.objective={config.objective}: "
             f"it takes {fitting}"
+        )
+    elif model.dropout > 0 and config.architecture in WITHOUT_DROPOUT:
+        found.append(
+            f"{where}.model.dropout={model.dropout}: {config.architecture} drops no hidden states; set it to 0, or "
+            "take gpt2"
         )
     if model.max_position_embeddings is not None and model.max_position_embeddings < config.sequence_length:
         found.append(

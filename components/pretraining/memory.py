@@ -30,13 +30,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.pretraining.config import Architecture, ModelConfig, PretrainConfig, micro_batch_size
+from components.pretraining.config import (
+    Architecture,
+    ModelConfig,
+    PretrainConfig,
+    micro_batch_size,
+    network_vocab_size,
+)
 from components.pretraining.ds_config import deepspeed_config
 from components.pretraining.sizes import (
     BART_POSITION_OFFSET,
     feed_forward_size,
     network_sizes,
-    network_vocab_size,
     num_parameters,
     num_positions,
 )

@@ -21,12 +21,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from components.pretraining.activations import ActivationBytes, activation_bytes, decoder_length, targets_per_token
-from components.pretraining.config import PretrainConfig, micro_batch_size
+from components.pretraining.config import PretrainConfig, micro_batch_size, network_vocab_size
 from components.pretraining.memory import ELEMENT_BYTES, StateBytes, state_bytes
-from components.pretraining.sizes import feed_forward_size, network_sizes, network_vocab_size, num_parameters
-from infra.energy.flops import matmul_parameters, transformer_flops
+from components.pretraining.sizes import feed_forward_size, network_sizes, num_parameters
+from infra.energy.flops import HEAD_TYPES, UNGATED_TYPES, NetworkShape
 
-GATED = ("llama", "qwen3", "modernbert", "t5")
 TFLOPS = 1e12
 
 
@@ -111,41 +110,26 @@ def scale(config: PretrainConfig, vocab_size: int, stage: int) -> Scale:
 def step_flops(config: PretrainConfig, vocab_size: int) -> float:
     """FLOPs of one optimizer step over all workers; what activation checkpointing computes again is not counted, as in
     every MFU."""
-    model, d = network_sizes(config, vocab_size), network_sizes(config, vocab_size).hidden_size
-    inner = model.intermediate_size or feed_forward_size(config.architecture, d)
-    matrices = matmul_parameters(
-        hidden_size=d,
-        num_layers=model.num_layers,
-        intermediate_size=inner,
-        gated=config.architecture in GATED,
-    )
+    model = network_sizes(config, vocab_size)
+    d, rows = model.hidden_size, network_vocab_size(config, vocab_size)
     length, decoded = config.sequence_length, decoder_length(config)
-    tokens = float(config.global_batch_size * length)
-    flops = transformer_flops(
-        num_matmul_parameters=matrices,
-        num_tokens=tokens,
-        num_layers=model.num_layers,
+    shape = NetworkShape(
         hidden_size=d,
-        attention_span=length / (2 if config.kind == "decoder" else 1),
-        num_head_parameters=d * (network_vocab_size(config, vocab_size) + (d if config.kind == "encoder" else 0)),
-        num_head_tokens=tokens * targets_per_token(config),
-        training=True,
+        num_layers=model.num_layers,
+        num_decoder_layers=model.num_layers if decoded else 0,
+        attention_size=d,
+        key_value_size=d,
+        intermediate_size=model.intermediate_size or feed_forward_size(config.architecture, d),
+        num_feed_forward_matrices=2 if config.architecture in UNGATED_TYPES else 3,
+        num_head_parameters=d * (rows + (d if config.architecture in HEAD_TYPES else 0)),
     )
-    if decoded:
-        per_sequence = config.global_batch_size
-        # The decoder: its own layers, and cross-attention, whose queries and output are of the decoder's tokens and
-        # whose keys and values are of the encoder's.
-        queries = matrices + 2 * model.num_layers * d * d
-        flops += transformer_flops(
-            num_matmul_parameters=queries,
-            num_tokens=per_sequence * decoded,
-            num_layers=model.num_layers,
-            hidden_size=d,
-            attention_span=decoded / 2 + length,
-            training=True,
-        )
-        flops += 3 * 2 * tokens * 2 * model.num_layers * d * d
-    return flops
+    return shape.flops(
+        num_tokens=config.global_batch_size * length,
+        span=length / (2 if config.kind == "decoder" else 1),
+        num_head_tokens=config.global_batch_size * length * targets_per_token(config),
+        num_decoder_tokens=config.global_batch_size * decoded,
+        decoder_span=decoded / 2,
+    )
 
 
 def network_bytes(config: PretrainConfig, vocab_size: int, stage: int, num_ranks: int) -> float:

@@ -23,32 +23,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from components.pretraining.config import Architecture, ModelConfig, PretrainConfig
+from components.pretraining.config import Architecture, ModelConfig, PretrainConfig, network_vocab_size
 from infra.errors import ConfigError
 
 HEAD_SIZE = 64
 TOLERANCE = 0.05
 MIN_ASPECT, MAX_ASPECT = 3, 256
 MAX_CHOSEN_WIDTH = 32_768
-NUM_SENTINELS = 100
-"""`<extra_id_0>` to `<extra_id_99>` of span corruption, after the tokens of the tokenizer."""
 RELATIVE_BUCKETS = 32
 """Rows of T5's table of relative positions."""
 BART_POSITION_OFFSET = 2
 """Rows of BART's position embeddings that no position uses."""
-
-
-def network_vocab_size(config: PretrainConfig, vocab_size: int) -> int:
-    """Rows of the embedding: the tokens of the tokenizer, the sentinels of span corruption, and padding up to a
-    multiple of `model.vocab_multiple`, which matrix units want (Tensor Cores: 8 in bf16, 64 for the best tiles).
-
-    Args:
-        config: of the training.
-        vocab_size: tokens of the tokenizer.
-    """
-    tokens = vocab_size + (NUM_SENTINELS if config.objective == "span_corruption" else 0)
-    multiple = config.model.vocab_multiple
-    return -(-tokens // multiple) * multiple
 
 
 def feed_forward_size(architecture: Architecture, hidden_size: int) -> int:
@@ -170,8 +155,8 @@ def sized(
     if best is None:
         near = " and ".join(f"{count:,}" for count in (below, above) if count)
         raise ConfigError(
-            f"model.target_parameters={target:,}: no {architecture} with {vocab_size:,} tokens and heads of {HEAD_SIZE} "
-            f"comes within {TOLERANCE:.0%}: the nearest have {near} weights; take one of these, lower "
+            f"model.target_parameters={target:,}: no {architecture} with {vocab_size:,} tokens and heads of "
+            f"{HEAD_SIZE} comes within {TOLERANCE:.0%}: the nearest have {near} weights; take one of these, lower "
             "tokenizer.vocab_size, or give hidden_size, num_layers and num_heads"
         )
     return best[2]
@@ -203,6 +188,21 @@ def network_sizes(config: PretrainConfig, vocab_size: int) -> ModelConfig:
         num_positions(config),
         next_sentence=config.objective == "masked_lm_nsp",
     )
+
+
+def size_problems(config: PretrainConfig, where: str, vocab_size: int) -> list[str]:
+    """Why `model.target_parameters` cannot be met, if it cannot.
+
+    Args:
+        config: of the training.
+        where: its config key.
+        vocab_size: tokens of the tokenizer.
+    """
+    try:
+        network_sizes(config, vocab_size)
+    except ConfigError as error:
+        return [f"{where}.{line}" for line in error.problems]
+    return []
 
 
 def num_parameters(config: PretrainConfig, vocab_size: int) -> int:

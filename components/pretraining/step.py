@@ -9,8 +9,9 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from components.pretraining.config import PretrainConfig
+from components.pretraining.config import TASKS, PretrainConfig
 from components.pretraining.fit import problems
 from components.pretraining.zero_stage import StageChoice, choose_stage, with_sizes_of
 from components.tokenization.shards import INDEX_NAME, ShardIndex
@@ -65,6 +66,7 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
         check_unchanged(context.raw.get("init_from", ()))
         check_tokenizer(Path(config.model.init_from), inputs["tokenizer"].path / "tokenizer", context.step)
     shards = _shards_folder(inputs["token_shards"].path)
+    check_vocabulary(config, shards, context.step)
     choice = None
     if config.zero_stage == "auto":
         for path in (shards / INDEX_NAME, Path(config.model.init_from or "/") / "config.json"):
@@ -114,13 +116,7 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
         metrics=metrics,
         measured=measured,
         records=(
-            ModelRecord(
-                path=MODEL_NAME,
-                name=context.step,
-                task="fill-mask" if config.objective == "masked_lm" else "text-generation",
-                metrics={name: float(value) for name, value in metrics.items()},
-                parameters={"objective": config.objective, "precision": config.precision},
-            ),
+            _model_record(config, context.step, metrics),
             FileRecord(path=HISTORY_NAME),
         ),
     )
@@ -136,6 +132,19 @@ def _chosen_stage(config: PretrainConfig, shards: Path, memory_bytes: float, ste
     if config.model.init_from:
         config, vocab_size = with_sizes_of(config, Path(config.model.init_from))
     return choose_stage(config, vocab_size, memory_bytes, step)
+
+
+def _model_record(config: PretrainConfig, name: str, metrics: Mapping[str, Any]) -> ModelRecord | FileRecord:
+    """The model for MLflow; of an encoder-decoder its card, for transformers 5 has no pipeline that runs one."""
+    if config.kind == "encoder_decoder":
+        return FileRecord(path="model/README.md", folder="model")
+    return ModelRecord(
+        path="model",
+        name=name,
+        task=TASKS[config.kind],
+        metrics={name: float(value) for name, value in metrics.items()},
+        parameters={"objective": config.objective, "precision": config.precision},
+    )
 
 
 def check_unchanged(files: Iterable[RawFile]) -> None:
@@ -163,6 +172,25 @@ def check_tokenizer(init_from: Path, tokenizer: Path, where: str) -> None:
             f"{where}.model.init_from={init_from}: its tokenizer is not that of this pipeline ({len(theirs)} and "
             f"{len(ours or {})} tokens); start from a model that was made with this tokenizer"
         )
+
+
+def check_vocabulary(config: PretrainConfig, shards: Path, where: str) -> None:
+    """Whether the network suits the tokens: enough rows in a model to start from, a budget that pays the embeddings.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    from components.pretraining.init_from import start_problems
+    from components.pretraining.sizes import size_problems
+    from components.tokenization.shards import TokenShards
+
+    vocab_size = TokenShards(shards, "train").index.vocab_size
+    if config.model.init_from is not None:
+        found = start_problems(config, f"{where}.model", vocab_size)
+    else:
+        found = size_problems(config, where, vocab_size)
+    if found:
+        raise ConfigError(*found)
 
 
 def _vocabulary(path: Path) -> dict[str, int] | None:

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.prediction [--ranks 1] [--steps 30]
 
-The arithmetic is that of `plan` (`components.pretraining.scaling.step_seconds`). What it needs of the machine comes from
+The arithmetic is that of `plan` (`components.pretraining.scaling.step_seconds`). What it needs of the machine is from
 two small measurements that run no training (the rate of large matrix products, that of memory) and from 20 steps of one
 training, whose measured time gives the MFU; the other trainings differ from it in width, depth, batch, length,
 objective or number of steps. Real trainings: data, sampler, engine, tracker, without Ray.
@@ -14,19 +14,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from components.pretraining.config import PretrainConfig
 
@@ -100,8 +96,7 @@ def work(path: Path) -> None:
         train(job)
         times = [sink.times[step] for step in sorted(sink.times)]
         found[name] = [
-            [after - before for before, after in zip(*pair, strict=True)]
-            for pair in zip(times, times[1:], strict=False)
+            [after - before for before, after in zip(*pair, strict=True)] for pair in itertools.pairwise(times)
         ]
     if rank == 0:
         path.with_name("seconds.json").write_text(json.dumps(found))

@@ -29,6 +29,12 @@ def run_trainings() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def packed() -> ModuleType:
+    """The module `packed`."""
+    return _load("packed")
+
+
+@pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tokenizer/` and `token_shards/` of 1,500 glosses: vocabulary 512, sequences of 32."""
     root = tmp_path_factory.mktemp("tiny")

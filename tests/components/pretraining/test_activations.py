@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from components.pretraining.activations import DECODER_LAYERS, LAYERS, activation_bytes, layer_bytes
+from components.pretraining import cross_entropy
+from components.pretraining.activations import DECODER_LAYERS, LAYERS, MAX_LOGITS, activation_bytes, layer_bytes
 from components.pretraining.config import PretrainConfig
 from components.pretraining.models import TargetLoss, build_model
 
@@ -139,14 +140,12 @@ def test_an_encoder_and_a_decoder_layer_save_what_is_predicted(architecture: str
     assert encoder + decoder == pytest.approx(measured_layer(config, decoded=24), rel=1e-3)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "bert", "modernbert"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_whole_network_saves_what_is_predicted(architecture: str, checkpointing: bool) -> None:
     """Every token a target, so that the head weighs most."""
     config = training(architecture, layers=6, activation_checkpointing=checkpointing, masking_rate=0.999)
     module = TargetLoss(build_model(config, VOCAB, {"pad": 0, "bos": 2, "eos": 3})).to(torch.bfloat16).train()
-    if checkpointing:
-        module.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     saved = Saved(module)
     ids = torch.ones(2, 48, dtype=torch.long)
     with saved.hooks:
@@ -168,3 +167,7 @@ def test_bert_is_korthikanti_without_dropout() -> None:
     model = config.model.model_copy(update={"intermediate_size": 4 * 96})
     told = layer_bytes(config, model, LAYERS["bert"], 48, 48)
     assert told == 48 * (32 * 96 + 2 * 3 * 48 + 8)
+
+
+def test_the_head_is_cut_where_the_cross_entropy_cuts_it() -> None:
+    assert MAX_LOGITS == cross_entropy.MAX_LOGITS

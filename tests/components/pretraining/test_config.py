@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.pretraining.config import PretrainConfig, micro_batch_size
+from components.pretraining.config import KINDS, PretrainConfig, micro_batch_size
 from components.pretraining.fit import problems
 from components.pretraining.schedule import learning_rate
 from infra.energy.flops import matmul_parameters, transformer_flops
@@ -87,3 +87,52 @@ def test_flops_by_hand() -> None:
     head: Any = {"attention_span": 5, "num_head_parameters": 50, "num_head_tokens": 3}
     assert transformer_flops(**told, **head, training=False) == 10 * (200 + 4 * 2 * 5 * 4) + 3 * 100
     assert transformer_flops(**told, **head, training=True) == 3 * transformer_flops(**told, **head, training=False)
+
+
+@pytest.mark.parametrize(("architecture", "kind"), KINDS.items())
+def test_flops_are_those_that_torch_counts(architecture: str, kind: str, packed: Any) -> None:
+    """Whole rows of one document each; what torch counts of a causal model is attention to all of a row."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from components.pretraining.models import TargetLoss, build_model
+    from infra.energy.flops import shape_of
+
+    objective = {"encoder": "masked_lm", "encoder_decoder": "denoising", "decoder": "causal_lm"}[kind]
+    sizes = {"architecture": architecture, "hidden_size": 96, "num_layers": 3, "num_heads": 3}
+    config = PretrainConfig.model_validate({"objective": objective, "model": sizes, "sequence_length": 64})
+    module = TargetLoss(build_model(config, 500, {"pad": 0, "bos": 2, "eos": 3}))
+    documents = packed.documents(kind, (64, 64))
+    batch = packed.pack([[document] for document in documents], kind, 64, decoder_width=32)
+    with FlopCounterMode(display=False) as counter:
+        module(**batch).sum().backward()
+    targets = len(batch["target_ids_T"])
+    double = kind == "encoder_decoder"
+    expected = shape_of(module.language_model.config).flops(
+        num_tokens=128,
+        span=64,
+        num_head_tokens=targets,
+        num_decoder_tokens=targets if double else 0,
+        decoder_span=32 if double else 0,
+    )
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.005)
+
+
+def test_flops_of_an_encoder_decoder_by_hand() -> None:
+    from infra.energy.flops import NetworkShape
+
+    shape = NetworkShape(
+        hidden_size=4,
+        num_layers=2,
+        num_decoder_layers=3,
+        attention_size=4,
+        key_value_size=4,
+        intermediate_size=8,
+        num_feed_forward_matrices=2,
+        num_head_parameters=40,
+    )
+    encoder = 10 * 2 * (2 * (64 + 64) + 4 * 5 * 4)
+    decoder = 6 * 3 * (2 * (64 + 64 + 32) + 4 * (2 + 5) * 4)  # own attention, queries and outputs of the other
+    keys = 10 * 3 * 2 * 32
+    told: Any = {"num_tokens": 10, "span": 5, "num_decoder_tokens": 6, "decoder_span": 2, "num_head_tokens": 7}
+    assert shape.flops(**told, training=False) == encoder + decoder + keys + 2 * 7 * 40
+    assert shape.flops(**told) == 3 * shape.flops(**told, training=False)

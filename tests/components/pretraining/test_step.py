@@ -129,6 +129,29 @@ def test_a_model_that_reads_other_ids_is_no_start(tiny_data: Path, tmp_path: Pat
         check_tokenizer(tmp_path, ours, "pretrain_mlm")
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            {"target_parameters": "20k"},
+            r"pretrain_mlm\.model\.target_parameters=20,000: the smallest modernbert with 512",
+        ),
+        ({"init_from": "start"}, r"pretrain_mlm\.model\.init_from=.*its vocab_size is 100, the token shards have 512"),
+    ],
+)
+def test_a_network_that_does_not_suit_the_tokens_is_refused_before_ray(
+    model: dict[str, Any], message: str, tiny_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "start").mkdir()
+    described = {"model_type": "bert", "architectures": ["BertForMaskedLM"], "vocab_size": 100}
+    (tmp_path / "start" / "config.json").write_text(json.dumps(described))
+    if "init_from" in model:
+        model = {"init_from": str(tmp_path / "start")}
+    config = PretrainConfig.model_validate({**CONFIG, "model": model})
+    with pytest.raises(ConfigError, match=message):
+        pretrain(config, artifacts(tiny_data), context(tmp_path / "step", "pretrain_mlm"))
+
+
 def test_planning_imports_nothing_heavy() -> None:
     code = "import sys, components.pretraining.config, components.pretraining.step; "
     code += "heavy = {'torch', 'ray', 'transformers', 'deepspeed', 'mlflow', 'numpy'}; "
