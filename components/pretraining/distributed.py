@@ -20,6 +20,8 @@ from components.pretraining.config import PretrainConfig
 from components.pretraining.hang import HANG_NAME
 from components.pretraining.hardware import hardware
 from infra import errors
+from infra.cluster.config import ClusterConfig
+from infra.cluster.memory import GIB
 from infra.errors import ConfigError, Fault, FromzeroError, InfrastructureError
 
 MAX_RESTARTS = 2
@@ -73,6 +75,35 @@ def run_distributed(job: Any, run_name: str) -> None:
     job.mirror.pull(failure)
     if failure.is_file():
         raise read_failure(failure)
+
+
+def worker_memory(cluster: ClusterConfig) -> float:
+    """Memory of the worker that has least, bytes: by the config, else its GPU's, else its part of its node's.
+
+    A node is taken to hold as many workers as its CPUs allow; what Ray calls its memory leaves the object store out.
+    """
+    if cluster.memory_gib_per_worker is not None:
+        return cluster.memory_gib_per_worker * GIB
+    import ray
+
+    if cluster.num_gpus_per_worker:
+        ask = ray.remote(_gpu_memory_bytes).options(num_gpus=cluster.num_gpus_per_worker)
+        return float(ray.get(ask.remote())) * min(1.0, cluster.num_gpus_per_worker)
+    found = []
+    for node in ray.nodes():
+        fitting = int(node["Resources"].get("CPU", 0) // cluster.threads_per_worker) if node["Alive"] else 0
+        if fitting:
+            found.append(node["Resources"]["memory"] / min(fitting, cluster.num_workers))
+    if not found:
+        raise InfrastructureError(f"no node has the {cluster.threads_per_worker} CPUs of a training worker")
+    return float(min(found))
+
+
+def _gpu_memory_bytes() -> int:
+    """In a worker with a GPU."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory)
 
 
 def train_on_worker(settings: Mapping[str, Any]) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from components.pretraining.config import TASKS, PretrainConfig
 from components.pretraining.fit import problems
+from components.pretraining.zero_stage import StageChoice, choose_stage, with_sizes_of
+from components.tokenization.shards import INDEX_NAME, ShardIndex
 from infra.errors import ConfigError, DataError
 from infra.journal.step import Artifact, StepContext, StepOutput
 from infra.storage.raw import RawFile, digest_file
@@ -36,7 +38,7 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
         TrainingError: a loss that is not a finite number.
         InfrastructureError: the workers failed more often than they are started again.
     """
-    from components.pretraining.distributed import run_distributed
+    from components.pretraining.distributed import run_distributed, worker_memory
     from components.pretraining.export import EXPORT_NAME, HISTORY_NAME, MODEL_NAME, SAMPLES_NAME, read_result
     from components.pretraining.loop import ATTEMPTS_NAME
     from components.pretraining.training import TrainingJob
@@ -51,14 +53,22 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
     if config.model.init_from and "init" not in inputs:
         check_unchanged(context.raw.get("init_from", ()))
         check_tokenizer(Path(config.model.init_from), inputs["tokenizer"].path / "tokenizer", context.step)
-    check_vocabulary(config, _shards_folder(inputs["token_shards"].path), context.step)
+    shards = _shards_folder(inputs["token_shards"].path)
+    check_vocabulary(config, shards, context.step)
+    choice = None
+    if config.zero_stage == "auto":
+        for path in (shards / INDEX_NAME, Path(config.model.init_from or "/") / "config.json"):
+            context.mirror.pull(path)
+        choice = _chosen_stage(config, shards, worker_memory(config.cluster), context.step)
+        logger.info("%s: %s", context.step, choice.reason)
+        config = config.model_copy(update={"zero_stage": choice.stage})
     work, mirror = context.work, context.mirror
     mirror.pull(work / EXPORT_NAME)
     result = read_result(work)
     if result is None:
         job = TrainingJob(
             config=config,
-            shards=_shards_folder(inputs["token_shards"].path),
+            shards=shards,
             tokenizer=inputs["tokenizer"].path / "tokenizer",
             work=work,
             key=context.key,
@@ -86,6 +96,8 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
         "resumed_from_step": int(attempts[-1].split()[1]),
         "seconds": time.time() - started,
     }
+    if choice is not None:
+        measured |= {"zero_stage": choice.stage, "zero_stage_reason": choice.reason}
     if result["first_step_at"] is not None:
         measured["start_seconds"] = max(0.0, result["first_step_at"] - started)
     return StepOutput(
@@ -97,6 +109,18 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
             TableRecord(path=SAMPLES_NAME),
         ),
     )
+
+
+def _chosen_stage(config: PretrainConfig, shards: Path, memory_bytes: float, step: str) -> StageChoice:
+    """What `zero_stage=auto` stands for on workers of so much memory.
+
+    Raises:
+        ConfigError: no stage fits.
+    """
+    vocab_size = ShardIndex.model_validate_json((shards / INDEX_NAME).read_bytes()).vocab_size
+    if config.model.init_from:
+        config, vocab_size = with_sizes_of(config, Path(config.model.init_from))
+    return choose_stage(config, vocab_size, memory_bytes, step)
 
 
 def _model_record(config: PretrainConfig, name: str, metrics: Mapping[str, Any]) -> ModelRecord | FileRecord:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from rich.table import Table
@@ -18,6 +18,7 @@ from infra.journal.worker import Failure
 from pipelines.cli.console import RunConsole, clock
 from pipelines.cli.output import emit_json, guarded, say, stdout_console
 from pipelines.compose import load_config
+from pipelines.estimates import SOURCES, Estimate, estimates, rows
 from pipelines.runner import Prepared, execute, prepare
 
 SHOWN_REASONS = 2
@@ -30,6 +31,7 @@ def plan_command(pipeline: str, overrides: list[str], *, until: str | None, as_j
     def work() -> int:
         prepared = prepare(pipeline, load_config(pipeline, overrides), overrides, until=until)
         blocked = any(p.status == "blocked" for p in prepared.plan)
+        found = estimates(prepared.plan)
         if as_json:
             emit_json(
                 {
@@ -38,12 +40,13 @@ def plan_command(pipeline: str, overrides: list[str], *, until: str | None, as_j
                     "status": "BLOCKED" if blocked else "PLANNED",
                     "root": prepared.store.uri,
                     "tracking_uri": prepared.tracking_uri,
-                    "steps": _planned(prepared),
+                    "steps": _with_estimates(_planned(prepared), found),
                     "errors": [],
                 }
             )
         else:
             _print_plan(prepared)
+            _print_estimates(found)
         return Fault.INFRASTRUCTURE.value if blocked else 0
 
     guarded(work, as_json=as_json, frame=frame)
@@ -63,6 +66,11 @@ def _planned(prepared: Prepared) -> list[dict[str, Any]]:
         }
         for planned in prepared.plan
     ]
+
+
+def _with_estimates(steps: list[dict[str, Any]], found: Sequence[Estimate]) -> list[dict[str, Any]]:
+    told = {one.step: {"estimate": one.to_json()} for one in found}
+    return [step | told.get(step["name"], {}) for step in steps]
 
 
 def run_command(pipeline: str, overrides: list[str], *, until: str | None, as_json: bool) -> NoReturn:
@@ -133,6 +141,25 @@ def _print_plan(prepared: Prepared) -> None:
     console.print(table)
     for line in _order(prepared):
         console.print(line, style="dim", soft_wrap=True)
+
+
+def _print_estimates(found: Sequence[Estimate]) -> None:
+    """What each training will take, a column each, and where the formulas come from."""
+    if not found:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("what it takes")
+    for one in found:
+        table.add_column(one.step, justify="right")
+    for name, values in rows(found):
+        table.add_row(name, *values)
+    console = stdout_console()
+    console.print()
+    console.print(table)
+    for one in found:
+        if one.choice:
+            console.print(f"{one.step}: {one.choice.reason}.", soft_wrap=True)
+    console.print(SOURCES, style="dim", soft_wrap=True)
 
 
 def _order(prepared: Prepared) -> Iterator[str]:

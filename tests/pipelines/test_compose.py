@@ -25,6 +25,8 @@ def test_every_file_of_conf_makes_a_valid_config(override: str) -> None:
         for other in ("cluster", "pretrain", "model")
         if group in ("cluster", "pretrain", "model") and other != group and (CONF / other / f"{name}.yaml").exists()
     ]
+    if name == "gpu64":
+        also = ["model=7b", "pretrain=7b", "prompt=gpu_cluster"]
     load_config("llm", [override, *also])
 
 
@@ -78,7 +80,7 @@ def test_every_problem_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model=huge"], "model=huge: conf/model/ has no such file; there are: gpu, gpu_cluster, laptop"),
+        (["model=huge"], "model=huge: conf/model/ has no such file; there are: 7b, gpu, gpu_cluster, laptop"),
         (["steps"], "'steps' is not key=value"),
         (["pretrain_mlm.global_batch_size=15"], "must be a multiple of .*num_workers=2"),
         (["corpus.sources=[{path: a"], "corpus.sources: .* cannot be read"),

@@ -52,7 +52,7 @@ def test_the_worked_example_is_taken_as_it_is_written(readme: str, cli: Cli, tmp
     assert json.dumps(row, ensure_ascii=False) in (PROJECT / readme).read_text("utf-8")
     (tmp_path / first[2]).write_text(json.dumps(row, ensure_ascii=False) + "\n", "utf-8")
     codes = {"run": 0, "predict": 2, "lineage": 2}  # nothing is made yet: there is no such model
-    codes |= {"submit": 3, "status": 3, "stop": 3, "schedule": 0}  # no cluster is there
+    codes |= {"plan": 0, "submit": 3, "status": 3, "stop": 3, "schedule": 0}  # no cluster is there
     names = []
     for program, name, *arguments in commands:
         assert program == "fromzero"
