@@ -29,6 +29,7 @@ def finish(training: Training) -> None:
         metrics["unigram_cross_entropy"] = unigram_cross_entropy(
             counts_V, evaluation.target_counts_V, training.objective
         )
+    metrics |= {"sample_hash": state.progress.sample_hash}
     metrics |= {"train_loss": training.final_loss(), **_counts(training.module, config, state.progress)}
     peak = torch.tensor([float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)], device=engine.device)
     dist.all_reduce(peak, op=dist.ReduceOp.MAX)
@@ -41,7 +42,8 @@ def finish(training: Training) -> None:
         measured = {
             "tokens_per_second": state.tokens_per_second,
             "train_seconds": state.train_seconds,
-            "checkpoint_seconds": state.checkpoint_seconds,
+            "checkpoint_stall_seconds": training.writer.stall_seconds,
+            "checkpoint_write_seconds": training.writer.write_seconds,
             "peak_memory_mib_per_rank": float(peak) / 1024,
         }
         write_export(

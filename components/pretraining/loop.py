@@ -15,16 +15,19 @@ from typing import Any
 import torch.distributed as dist
 
 from components.pretraining.batches import make_objective
-from components.pretraining.checkpoint import Checkpoint, CheckpointStore, Progress
+from components.pretraining.checkpoint import FOLDER_NAME, Checkpoint, CheckpointStore, Manifest, Progress
 from components.pretraining.evaluation import evaluate
 from components.pretraining.export import EXPORT_NAME, read_result
 from components.pretraining.finish import finish
 from components.pretraining.models import TargetLoss, build_model
+from components.pretraining.notice import Notice
 from components.pretraining.optimizer_step import take_step
 from components.pretraining.reshard import load_checkpoint
+from components.pretraining.retention import Retention
 from components.pretraining.sampler import Sampler
 from components.pretraining.schedule import learning_rate
 from components.pretraining.training import Training, TrainingJob, TrainingState
+from components.pretraining.writer import CheckpointWriter
 from components.tokenization.shards import TokenShards
 from infra.errors import ConfigError, DataError
 
@@ -35,33 +38,50 @@ ATTEMPTS_NAME = "attempts.log"
 PROGRESS_SECONDS = 1.0
 
 
-def train(job: TrainingJob) -> None:
+def train(job: TrainingJob, notice: Notice) -> bool:
     """Trains to the end, from the newest complete checkpoint if there is one, and writes `export/` under `work`.
 
     All ranks of the default process group call it.
+
+    Args:
+        job: what to train.
+        notice: tells this rank to leave; all ranks then save after the step that runs, and leave.
+
+    Returns:
+        whether it came to its end; False if it left before.
 
     Raises:
         ConfigError: the config does not fit the token shards or `init_from`.
         DataError: the token shards have nothing to train on or to validate with.
         TrainingError: the loss is not a finite number.
+        StorageError: a checkpoint could not be written.
     """
     config = job.config
     for path in (job.work / EXPORT_NAME, job.shards, job.tokenizer, Path(config.model.init_from or "/")):
         job.mirror.pull(path)
     if read_result(job.work) is not None:
-        return
-    training = _start(job)
+        return True
+    training = _start(job, notice)
     state = training.state
-    while state.step < config.steps:
-        started = time.monotonic()
-        state.first_step_at = state.first_step_at or time.time()
-        take_step(training)
-        state.train_seconds += time.monotonic() - started
-        _after_step(training)
+    try:
+        while state.step < config.steps:
+            started = time.monotonic()
+            state.first_step_at = state.first_step_at or time.time()
+            take_step(training)
+            state.train_seconds += time.monotonic() - started
+            _after_step(training)
+            if state.is_leaving and state.step < config.steps:
+                _leave(training)
+                return False
+        training.writer.wait()
+    except Exception:
+        training.writer.settle()
+        raise
     finish(training)
+    return True
 
 
-def _start(job: TrainingJob) -> Training:
+def _start(job: TrainingJob, notice: Notice) -> Training:
     """The parts of the training, standing where its newest checkpoint stood."""
     config, world_size, rank = job.config, dist.get_world_size(), dist.get_rank()
     shards, validation = _open_shards(job)
@@ -69,7 +89,7 @@ def _start(job: TrainingJob) -> Training:
     words = objective.vocabulary
     special = {"pad": words.pad, "bos": words.bos, "eos": words.eos}
     module = TargetLoss(build_model(config, shards.index.vocab_size, special))
-    store = CheckpointStore(job.work / "checkpoints", job.key, config.keep_checkpoints, job.mirror)
+    store = CheckpointStore(job.work / FOLDER_NAME, job.key, Retention.of(config), job.mirror)
     attempt, checkpoint = _agree(store, rank)
     engine = load_checkpoint(checkpoint, module, config, world_size)
     state = TrainingState(progress=Progress(), history=[], recent_losses=[])
@@ -93,8 +113,9 @@ def _start(job: TrainingJob) -> Training:
         module=module,
         engine=engine,
         sampler=sampler,
-        store=store,
+        writer=CheckpointWriter(store),
         attempt=attempt,
+        notice=notice,
         state=state,
     )
 
@@ -134,6 +155,7 @@ def _after_step(training: Training) -> None:
             "train_loss": training.final_loss() if last else sum(losses) / len(losses),
             "learning_rate": learning_rate(config, step - 1),
             "gradient_norm": engine.gradient_norm(),
+            "sample_hash": state.progress.sample_hash,
         }
         training.log(row, {"tokens_per_second": state.tokens_per_second})
     if config.validation_every_steps and step % config.validation_every_steps == 0 and not last:
@@ -148,17 +170,24 @@ def _after_step(training: Training) -> None:
 
 
 def _save(training: Training) -> None:
+    """Begins to write a checkpoint of where the training stands."""
     config, state = training.config, training.state
-    started = time.monotonic()
-    training.store.save(
-        training.engine.engine,
-        attempt=training.attempt,
+    judged = (row["validation_loss"] for row in reversed(state.history) if "validation_loss" in row)
+    made = Manifest(
         progress=state.progress,
-        history=state.history,
-        manifest={
-            "num_samples": state.step * config.global_batch_size,
-            "zero_stage": config.stage,
-            "precision": config.precision,
-        },
+        num_samples=state.step * config.global_batch_size,
+        world_size=dist.get_world_size(),
+        zero_stage=config.stage,
+        precision=config.precision,
+        config_digest=training.job.key,
+        validation_loss=next(judged, None),
     )
-    state.checkpoint_seconds += time.monotonic() - started
+    training.writer.save(training.engine.engine, attempt=training.attempt, made=made, history=state.history)
+
+
+def _leave(training: Training) -> None:
+    """Saves where the training stands, and waits until that counts."""
+    if training.writer.saved_step != training.state.step:
+        _save(training)
+    training.writer.wait()
+    logger.warning("told to leave: saved at step %d of %d", training.state.step, training.config.steps)

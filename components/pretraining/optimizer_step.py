@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from components.pretraining.batches import Batch, make_batch
 from components.pretraining.checkpoint import Progress
+from components.pretraining.sampler import chain_hash
 from components.pretraining.schedule import learning_rate
 from components.pretraining.training import FINAL_LOSS_FRACTION, Training
 from infra.errors import TrainingError
@@ -24,13 +25,16 @@ def take_step(training: Training) -> None:
 
     Raises:
         TrainingError: the loss is not a finite number.
+        StorageError: the checkpoint under way could not be written.
     """
     config, engine, state = training.config, training.engine, training.state
     batches = _batches(training)
     counts = [[*(batch.num_targets_K), batch.num_tokens] for batch in batches]
-    sums = torch.tensor(counts, dtype=torch.float64, device=engine.device).sum(0)
+    signals = torch.tensor(training.signals(), dtype=torch.float64)
+    sums = torch.cat([torch.tensor(counts, dtype=torch.float64).sum(0), signals]).to(engine.device)
     dist.all_reduce(sums)
-    *num_targets_K, num_tokens = (int(value) for value in sums)
+    *num_targets_K, num_tokens = (int(value) for value in sums[: -len(signals)])
+    training.heed(*sums[-len(signals) :].tolist())
     engine.set_learning_rate(learning_rate(config, state.step))
     weights_K = torch.tensor([1.0 / max(1, number) for number in num_targets_K], device=engine.device)
     losses_K = torch.zeros(len(num_targets_K), dtype=torch.float64, device=engine.device)
@@ -52,6 +56,7 @@ def take_step(training: Training) -> None:
         num_tokens=state.progress.num_tokens + num_tokens,
         num_targets=state.progress.num_targets + num_targets_K[0],
         recent_losses=tuple(state.recent_losses),
+        sample_hash=_sample_hash(training),
     )
 
 
@@ -64,3 +69,10 @@ def _batches(training: Training) -> list[Batch]:
         make_batch(training.shards, training.objective, indices_G[at : at + size], epochs_G[at : at + size])
         for at in range(first, first + share, size)
     ]
+
+
+def _sample_hash(training: Training) -> int:
+    """The running hash with the samples of the next step."""
+    step, sampler = training.state.step, training.sampler
+    indices_G, epochs_G = sampler.global_batch(step)
+    return chain_hash(training.state.progress.sample_hash, step * sampler.global_batch_size, indices_G, epochs_G)

@@ -29,6 +29,7 @@ DETERMINISTIC_METRICS = (
     "num_parameters",
     "steps",
     "num_tokens",
+    "sample_hash",
 )
 
 

@@ -14,12 +14,14 @@ from typing import Any
 
 import torch.distributed as dist
 
-from components.pretraining.checkpoint import CheckpointStore, Progress
+from components.pretraining.checkpoint import Progress
 from components.pretraining.config import PretrainConfig
 from components.pretraining.engine import TrainingEngine
 from components.pretraining.models import TargetLoss
+from components.pretraining.notice import Notice
 from components.pretraining.objectives.objective import Objective
 from components.pretraining.sampler import Sampler
+from components.pretraining.writer import CheckpointWriter
 from components.tokenization.shards import TokenShards
 from infra.storage.mirror import Mirror
 from infra.tracking.client import StepTracker
@@ -55,11 +57,12 @@ class TrainingState:
     history: list[dict[str, Any]]
     recent_losses: list[float]
     train_seconds: float = 0.0
-    checkpoint_seconds: float = 0.0
     first_step_at: float | None = None
     tokens_here: int = 0
     """Tokens since this attempt began."""
     told_at: float = field(default_factory=time.monotonic)
+    is_leaving: bool = False
+    """Whether a rank was told to leave, as all ranks know since the last step."""
 
     @property
     def step(self) -> int:
@@ -83,9 +86,10 @@ class Training:
     module: TargetLoss
     engine: TrainingEngine
     sampler: Sampler
-    store: CheckpointStore
+    writer: CheckpointWriter
     attempt: str
     """A word that no other attempt at this training has."""
+    notice: Notice
     state: TrainingState
 
     @property
@@ -97,6 +101,20 @@ class Training:
         """Mean over the last part of the steps: the metric of the step, and the last point of its curve."""
         losses = self.state.recent_losses[-max(1, math.ceil(FINAL_LOSS_FRACTION * self.config.steps)) :]
         return sum(losses) / len(losses)
+
+    def signals(self) -> list[float]:
+        """What this rank adds to the sums of a step: whether it was told to leave, whether a checkpoint failed."""
+        return [float(self.notice.received), float(self.writer.has_failed)]
+
+    def heed(self, num_told: float, num_failed: float) -> None:
+        """Acts on the sums of `signals` over the ranks.
+
+        Raises:
+            StorageError: a checkpoint could not be written.
+        """
+        self.state.is_leaving = num_told > 0
+        if num_failed > 0:
+            self.writer.wait()
 
     def log(self, row: Mapping[str, float], measured: Mapping[str, float]) -> None:
         """One point: deterministic values into the history, all of them to the tracker."""

@@ -33,9 +33,11 @@ def main(path: str) -> None:
 
     from components.pretraining.config import PretrainConfig
     from components.pretraining.loop import train
+    from components.pretraining.notice import Notice
     from components.pretraining.training import TrainingJob
     from infra.tracking.client import StepTracker
 
+    notice = Notice().install()
     torch.set_num_threads(1)
     store = dist.FileStore(os.environ["STORE"], world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
@@ -50,7 +52,8 @@ def main(path: str) -> None:
                 key="k" * 32,
                 name="pretrain_mlm",
                 tracker=StepTracker(step="pretrain_mlm", sink=KillSink(told.get("kill_at"))),
-            )
+            ),
+            notice,
         )
     dist.destroy_process_group()
 
