@@ -1,7 +1,7 @@
 """A notice to leave: SIGTERM, a node that drains, a run that is stopped. The training then saves and ends in order.
 
 A signal handler is set in the main thread, and Ray Train runs the training in another one; the two meet in the handler
-itself, which `signal.getsignal` gives to both. Nothing here imports torch or ray.
+itself, which `signal.getsignal` gives to both.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-STOP_NAME = "stop"
-"""The file of the work folder that asks a training to save and end; written by who stops the run."""
-ASK_SECONDS = 0.5
+ASK_SECONDS = 1.0
 
 
 class Notice:
@@ -40,7 +38,7 @@ class Notice:
         return handler if isinstance(handler, cls) else cls()
 
     def ask(self, *questions: Callable[[], bool]) -> None:
-        """Starts a thread that asks twice a second until one answers yes, or the training is over."""
+        """Starts a thread that asks once a second until one answers yes, or the training is over."""
 
         def watch() -> None:
             while not self.received and not self.training_ended.wait(ASK_SECONDS):

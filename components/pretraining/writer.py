@@ -12,9 +12,9 @@ Measured: `tests/benchmarks/LOG.md`.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 60.0
 """How long a training that failed waits for the checkpoint that is under way."""
-FULL_BYTES = 1024 * 1024
 
 
 class CheckpointWriter:
@@ -147,8 +146,7 @@ class CheckpointWriter:
         """Writes this rank's files; size and digest of each by name."""
         paths = list(files)
         for path in paths:
-            with path.open("wb") as stream:
-                torch.save(files.pop(path), stream)
+            _save(files.pop(path), path)
         if lines is not None:  # rank 0, which also answers for what DeepSpeed leaves beside the state
             (folder / HISTORY_NAME).write_text(lines, encoding="utf-8")
             paths += [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pt"]
@@ -163,15 +161,30 @@ def _told(error: Exception, folder: Path) -> Exception:
     """The error as one clear line that other ranks can read."""
     if isinstance(error, FromzeroError):
         return error
-    if isinstance(error, RuntimeError) and _is_full(folder):
-        error = OSError(28, "No space left on device")  # torch.save says "unexpected pos" (2.13)
     if isinstance(error, OSError):
         return storage_error(error, folder)
     return InfrastructureError(f"{folder}: the checkpoint could not be written: {type(error).__name__}: {error}")
 
 
-def _is_full(folder: Path) -> bool:
-    try:
-        return shutil.disk_usage(folder).free < FULL_BYTES
-    except OSError:
-        return False
+class _Stream(io.BufferedWriter):
+    """Remembers what the operating system said: torch.save makes "unexpected pos" of it (2.13)."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _save(content: Any, path: Path) -> None:
+    """`torch.save` that raises OSError where the disk does."""
+    with _Stream(io.FileIO(path, "wb")) as stream:
+        try:
+            torch.save(content, stream)
+        except RuntimeError:
+            if stream.error is not None:
+                raise stream.error from None
+            raise

@@ -21,6 +21,9 @@ def run(
     world_size: int,
     *,
     kill_at: int | None = None,
+    term_at: int | None = None,
+    leave_at: Mapping[Path, int] | None = None,
+    full_rank: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> str:
     """Trains one after another in the same processes; returns what rank 0 said.
@@ -31,14 +34,23 @@ def run(
         data: has `token_shards/` and `tokenizer/`.
         works: the config of each training by its work folder.
         world_size: processes.
-        kill_at: all ranks are killed when rank 0 logs this step.
+        kill_at: all ranks are killed when rank 0 logs this step and the checkpoints before it are whole.
+        term_at: SIGTERM comes to rank 1 when rank 0 logs this step.
+        leave_at: rank 0 is told to leave when it logs this step, by work folder.
+        full_rank: the files of this rank cannot become large.
         environment: more variables.
     """
     jobs = []
     for work, config in works.items():
         work.mkdir(parents=True, exist_ok=True)
         full = {"cluster": {"num_workers": world_size}, **config}
-        jobs.append({"data": str(data), "work": str(work), "config": full, "kill_at": kill_at})
+        disturbance = {
+            "kill_at": kill_at,
+            "term_at": term_at,
+            "leave_at": (leave_at or {}).get(work),
+            "full_rank": full_rank,
+        }
+        jobs.append({"data": str(data), "work": str(work), "config": full, **disturbance})
     home = next(iter(works))
     path = home / "jobs.json"
     path.write_text(json.dumps(jobs))

@@ -105,14 +105,14 @@ class GroupError(Exception):
 
 
 def test_a_foreign_error_names_the_worker() -> None:
-    found = unwrapped(GroupError(RuntimeError("connection closed by peer")))
+    found = unwrapped(GroupError(RuntimeError("connection closed by peer")), 2)
     assert isinstance(found, InfrastructureError)
     assert "training worker 1 failed" in str(found)
     assert "connection closed by peer" in str(found)
 
 
 def test_a_bug_in_a_worker_is_a_bug_with_its_traceback() -> None:
-    found = unwrapped(GroupError(KeyError("no such weight")))
+    found = unwrapped(GroupError(KeyError("no such weight")), 2)
     assert found.fault is Fault.BUG
     assert "Traceback of the worker" in str(found)
 

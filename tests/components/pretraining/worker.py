@@ -7,21 +7,35 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 
-class KillSink:
-    """Kills its own process, as the machine would, when the training tells of a step."""
+class SignalSink:
+    """Disturbs the training when it tells of a step, as `processes.run` was told."""
 
-    def __init__(self, step: int | None) -> None:
-        self.step = step
+    def __init__(self, work: Path, told: Mapping[str, Any], pids: Path, notice: Any) -> None:
+        self.work, self.pids, self.notice = work, pids, notice
+        self.kill_at, self.term_at, self.leave_at = (told[name] for name in ("kill_at", "term_at", "leave_at"))
 
     def send(self, kind: str, step: str, payload: Mapping[str, Any]) -> None:
-        if kind == "metrics" and self.step is not None and payload["step"] >= self.step:
-            os.kill(os.getpid(), 9)
+        if kind != "metrics":
+            return
+        if self.kill_at is not None and payload["step"] >= self.kill_at:
+            while not all((one / "manifest.json").exists() for one in self.work.glob("checkpoints/step_*")):
+                time.sleep(0.01)  # the checkpoint under way
+            os.kill(os.getpid(), signal.SIGKILL)  # as the machine would
+        if payload["step"] == self.term_at:
+            os.kill(int((self.pids / "rank1.pid").read_text()), signal.SIGTERM)
+            self.term_at = None
+            time.sleep(0.2)  # so that it has come before the next step
+        if payload["step"] == self.leave_at:
+            self.notice()
 
 
 def main(path: str) -> None:
@@ -37,21 +51,25 @@ def main(path: str) -> None:
     from components.pretraining.training import TrainingJob
     from infra.tracking.client import StepTracker
 
-    notice = Notice().install()
+    Path(path).with_name(f"rank{rank}.pid").write_text(str(os.getpid()))
     torch.set_num_threads(1)
     store = dist.FileStore(os.environ["STORE"], world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     for told in json.loads(Path(path).read_text()):
-        root = Path(told["data"])
+        root, work = Path(told["data"]), Path(told["work"])
+        notice = Notice().install()
+        sink = SignalSink(work, told, Path(path).parent, notice)
+        if rank == told["full_rank"]:  # the disk of this rank takes small files alone
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
         train(
             TrainingJob(
                 config=PretrainConfig.model_validate(told["config"]),
                 shards=root / "token_shards",
                 tokenizer=root / "tokenizer",
-                work=Path(told["work"]),
+                work=work,
                 key="k" * 32,
                 name="pretrain_mlm",
-                tracker=StepTracker(step="pretrain_mlm", sink=KillSink(told.get("kill_at"))),
+                tracker=StepTracker(step="pretrain_mlm", sink=sink),
             ),
             notice,
         )
