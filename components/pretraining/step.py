@@ -7,15 +7,17 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from components.pretraining.checkpoint import FOLDER_NAME, CheckpointStore
 from components.pretraining.config import PretrainConfig
 from components.pretraining.fit import problems
+from components.pretraining.retention import Retention
 from infra.errors import ConfigError, DataError
 from infra.journal.step import Artifact, StepContext, StepOutput
 from infra.storage.raw import RawFile, digest_file
-from infra.tracking.records import FileRecord, ModelRecord
+from infra.tracking.records import CheckpointRecord, FileRecord, ModelRecord
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +113,21 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
                 parameters={"objective": config.objective, "precision": config.precision},
             ),
             FileRecord(path=HISTORY_NAME),
+            *_lasting_checkpoints(config, context),
         ),
     )
+
+
+def _lasting_checkpoints(config: PretrainConfig, context: StepContext) -> Iterator[CheckpointRecord]:
+    """Records of the permanent and the best checkpoints, which stay when the step is finished."""
+    store = CheckpointStore(context.work / FOLDER_NAME, context.key, Retention.of(config), context.mirror)
+    for name, made in sorted(store.lasting().items()):
+        loss = made.validation_loss
+        yield CheckpointRecord(
+            path=f"{FOLDER_NAME}/{name}",
+            name=f"{context.step}_step_{made.progress.step}",
+            metrics={"validation_loss": loss} if loss is not None else {},
+        )
 
 
 def check_unchanged(files: Iterable[RawFile]) -> None:

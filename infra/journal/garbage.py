@@ -156,9 +156,11 @@ class _Facts:
         return ours and not needed
 
     def _is_below(self, artifact: str) -> bool:
+        places = ("artifacts", "work")  # checkpoints that stay lie in the second
         if self.store.objects:
-            return artifact.startswith(f"{self.store.uri}/artifacts/")
-        return path_of_uri(artifact).resolve().is_relative_to(self.store.root.resolve() / "artifacts")
+            return any(artifact.startswith(f"{self.store.uri}/{place}/") for place in places)
+        path, root = path_of_uri(artifact).resolve(), self.store.root.resolve()
+        return any(path.is_relative_to(root / place) for place in places)
 
     def _registered_elsewhere(self) -> Iterator[str]:
         """Of a root on an object store: what the SQLite files of other machines were told to register."""
@@ -199,12 +201,28 @@ class _Facts:
             yield Item(kind="artifact", name=_name(folder), reason=self.unneeded, paths=(folder,))
 
     def work_folders(self) -> Iterator[Item]:
-        """Those whose step is not needed, or finished."""
+        """Those whose step is not needed, or finished; of the latter the checkpoints on record stay."""
         for folder in sorted({*self.store.places("work"), *self.store.copies("work")}):
             if folder.name not in self.keys:
                 yield Item(kind="work folder", name=_name(folder), reason=self.unneeded, paths=(folder,))
             elif self._is_finished(folder):
-                yield Item(kind="work folder", name=_name(folder), reason="its step is finished", paths=(folder,))
+                if paths := self._spent(folder):
+                    yield Item(kind="work folder", name=_name(folder), reason="its step is finished", paths=paths)
+
+    def _spent(self, work: Path) -> tuple[Path, ...]:
+        """What of a finished step's work folder goes: all but the checkpoints that its artifact has on record."""
+        records = self.manifests[work.name]["records"] if work.name in self.manifests else []
+        kept = [work / record["path"] for record in records if record["type"] == "checkpoint"]
+        if not kept:
+            return (work,)
+        below = work.relative_to(self.store.root).as_posix()
+        found = set()
+        for path in {*self.store.files(below), *(one for one in work.rglob("*") if one.is_file())}:
+            if not any(path.is_relative_to(one) for one in kept):
+                while path.parent != work and not any(one.is_relative_to(path.parent) for one in kept):
+                    path = path.parent
+                found.add(path)
+        return tuple(sorted(found))
 
     def _is_finished(self, work: Path) -> bool:
         try:
