@@ -32,7 +32,7 @@ from infra.storage.files import fsync, storage_error
 
 logger = logging.getLogger(__name__)
 
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 30.0
 """How long a training that failed waits for the checkpoint that is under way."""
 
 
