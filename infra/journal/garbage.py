@@ -20,6 +20,7 @@ from infra.journal import runs
 from infra.journal.acceptance import accepted_keys
 from infra.journal.runs import RunRecord
 from infra.storage.store import DAMAGED, REMOVED, Store
+from infra.storage.work import spent
 from infra.tracking.delivered import Delivered
 from infra.tracking.garbage import HeldModel, HeldRun, Holdings, TrackedStore, local_files, path_of_uri
 from infra.tracking.lineage import reach
@@ -205,24 +206,12 @@ class _Facts:
         for folder in sorted({*self.store.places("work"), *self.store.copies("work")}):
             if folder.name not in self.keys:
                 yield Item(kind="work folder", name=_name(folder), reason=self.unneeded, paths=(folder,))
-            elif self._is_finished(folder):
-                if paths := self._spent(folder):
-                    yield Item(kind="work folder", name=_name(folder), reason="its step is finished", paths=paths)
+            elif self._is_finished(folder) and (paths := self._spent(folder)):
+                yield Item(kind="work folder", name=_name(folder), reason="its step is finished", paths=paths)
 
     def _spent(self, work: Path) -> tuple[Path, ...]:
-        """What of a finished step's work folder goes: all but the checkpoints that its artifact has on record."""
         records = self.manifests[work.name]["records"] if work.name in self.manifests else []
-        kept = [work / record["path"] for record in records if record["type"] == "checkpoint"]
-        if not kept:
-            return (work,)
-        below = work.relative_to(self.store.root).as_posix()
-        found = set()
-        for path in {*self.store.files(below), *(one for one in work.rglob("*") if one.is_file())}:
-            if not any(path.is_relative_to(one) for one in kept):
-                while path.parent != work and not any(one.is_relative_to(path.parent) for one in kept):
-                    path = path.parent
-                found.add(path)
-        return tuple(sorted(found))
+        return spent(self.store.mirror, work, records)
 
     def _is_finished(self, work: Path) -> bool:
         try:

@@ -46,8 +46,8 @@ class StepContext:
     output: Path
     """A new empty folder on local disk. What it holds when the function returns becomes the artifact."""
     work: Path
-    """A folder that outlives a kill: checkpoints, finished rungs. The same for every attempt at this key; after the
-    commit `gc` removes it, but for the checkpoints that the step has put on record."""
+    """A folder that outlives a kill: checkpoints, finished rungs. The same for every attempt at this key; removed
+    after the commit, but for the checkpoints that the step has put on record."""
     raw: Mapping[str, tuple[RawFile, ...]]
     """The raw input files by source name, resolved and digested when the run was planned."""
     tracker: StepTracker

@@ -194,10 +194,11 @@ def test_checkpoints_on_record_stay_when_their_step_is_finished_and_go_with_it(r
     writer = root.writer
     (found,) = [one for one in writer.client.search_logged_models([writer.experiment_id]) if one.name == "best"]
     assert found.tags[URI_TAG] == str(work / "checkpoints" / "step_2")
-    assert [item.reason for item in gc(root).items] == ["its step is finished"]
     left = [path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file()]
     assert left == ["checkpoints/step_2/manifest.json"]
     assert gc(root).items == ()
+    (work / "rest").write_text("of a commit that was killed")
+    assert [(item.reason, item.paths) for item in gc(root).items] == [("its step is finished", (work / "rest",))]
     gone = gc(root, keep_runs=0)
     assert {f"train/{keys['train']}"} == names(gone, "work folder") == names(gone, "artifact")
     assert [item.name for item in gone.items if item.kind == "mlflow model"] == [f"{keys['train']}/checkpoints/step_2"]

@@ -48,7 +48,8 @@ def artifacts(data: Path) -> dict[str, Artifact]:
 
 def test_masked_lm_on_two_workers(ray_cluster: Mapping[str, float], tiny_data: Path, tmp_path: Path) -> None:
     here = context(tmp_path, "pretrain_mlm")
-    output = pretrain(PretrainConfig.model_validate(CONFIG), artifacts(tiny_data), here)
+    config = PretrainConfig.model_validate({**CONFIG, "permanent_checkpoint_every_steps": 3})
+    output = pretrain(config, artifacts(tiny_data), here)
     assert {path.name for path in (here.output / "model").iterdir()} >= {
         "config.json",
         "model.safetensors",
@@ -61,9 +62,12 @@ def test_masked_lm_on_two_workers(ray_cluster: Mapping[str, float], tiny_data: P
         output.metrics
     )
     assert output.measured["restarts"] == 0
+    assert 0 < float(output.measured["checkpoint_stall_seconds"] or 0) < float(output.measured["seconds"] or 0)
+    (lasting,) = [record for record in output.records if record.type == "checkpoint"]
+    assert lasting.name == "pretrain_mlm_step_3" and (here.work / lasting.path / "manifest.json").is_file()
     rows = [json.loads(line) for line in (here.output / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "train_loss" in row] == [2, 4, 6]
-    again = pretrain(PretrainConfig.model_validate(CONFIG), artifacts(tiny_data), _again(here, tmp_path / "again"))
+    again = pretrain(config, artifacts(tiny_data), _again(here, tmp_path / "again"))
     assert again.metrics == output.metrics
 
 

@@ -2,8 +2,8 @@
 
 `FROMZERO_FAULT` holds JSON: `event`, an audit event of CPython (`open`, `os.rename`, `os.mkdir` ...), raised just
 before it is done; `pattern`, a regular expression that its arguments match; `nth`, which of the matching events of the
-whole run it is; `victim`, who gets `signal` (see VICTIMS; `self` is the process of the event); `folder`, where the harness and the
-processes meet.
+whole run it is; `victim`, who gets `signal` (see VICTIMS; `self` is the process of the event); `folder`, where the
+harness and the processes meet.
 """
 
 import json
