@@ -100,7 +100,7 @@ def estimates(plan: Sequence[PlannedStep]) -> list[Estimate]:
 
 def _estimate(step: Step, steps: Mapping[str, Step]) -> Estimate:
     config, vocab_size = _sized(step, steps)
-    ranks, memory = config.cluster.num_workers, worker_memory_bytes(config.cluster)
+    ranks, memory = config.cluster.max_workers, worker_memory_bytes(config.cluster)
     choice = None
     if config.zero_stage == "auto" and memory is not None:
         choice = choose_stage(config, vocab_size, memory, step.name)

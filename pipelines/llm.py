@@ -16,11 +16,15 @@ from pathlib import Path
 from components.pretraining.config import PretrainConfig
 from components.prompting.config import PromptExamplesConfig, PromptFormat
 from components.tokenization.config import TokenShardsConfig
+from infra.cluster.config import ClusterConfig
 from infra.errors import ConfigError, UserError
 from infra.journal.step import Resources, Step
 from infra.storage.digests import DigestCache
 from infra.storage.raw import RawFile, RawFormat, look, resolve
 from pipelines.config import PipelineConfig
+
+STOP_SECONDS = 30.0
+"""What a training is given to save a checkpoint when its run is stopped."""
 
 
 def build(config: PipelineConfig, digests: DigestCache | None = None, *, elsewhere: bool = False) -> Step:
@@ -129,10 +133,18 @@ def _with_licenses(config: PipelineConfig) -> PipelineConfig:
 
 
 def _workers(config: PipelineConfig) -> Resources:
-    cluster = config.cluster
+    return _resources(config.cluster)
+
+
+def _resources(cluster: ClusterConfig) -> Resources:
+    """Of the workers: the fewest that it runs with, and the most that it takes where there is room."""
+    cpus, gpus = cluster.threads_per_worker, cluster.num_gpus_per_worker
+    fewest, most = cluster.min_workers, cluster.max_workers
     return Resources(
-        num_cpus=cluster.num_workers * cluster.threads_per_worker,
-        num_gpus=cluster.num_workers * cluster.num_gpus_per_worker,
+        num_cpus=fewest * cpus,
+        num_gpus=fewest * gpus,
+        max_cpus=most * cpus if cluster.is_elastic else None,
+        max_gpus=most * gpus if cluster.is_elastic else None,
     )
 
 
@@ -157,17 +169,14 @@ def _training(
     raw: tuple[RawFile, ...] = (),
 ) -> Step:
     inputs = {"tokenizer": tokenizer, "token_shards": shards} | ({"init": init} if init else {})
-    cluster = config.cluster
     return Step(
         name=name,
         function="components.pretraining.step:pretrain",
         config=config,
         inputs=inputs,
         raw={"init_from": raw} if raw else {},
-        resources=Resources(
-            num_cpus=cluster.num_workers * cluster.threads_per_worker,
-            num_gpus=cluster.num_workers * cluster.num_gpus_per_worker,
-        ),
+        resources=_resources(config.cluster),
+        stop_seconds=STOP_SECONDS,
     )
 
 

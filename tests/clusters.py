@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,8 +89,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def ray_cluster_of_three(variables: Mapping[str, str]) -> Iterator[Cluster]:
-    """A head and two nodes, for as long as the block lasts, with `variables` on each; no process is left."""
+def ray_cluster_of_three(variables: Mapping[str, str], nodes: Sequence[int] = (2, 3)) -> Iterator[Cluster]:
+    """A head and two nodes (or those of `nodes`), for as long as the block lasts, with `variables` on each; no process
+    is left."""
     with tempfile.TemporaryDirectory(prefix="fz", ignore_cleanup_errors=True) as name:  # short: sockets lie in it
         environment = {variable: value for variable, value in os.environ.items() if variable not in UNSET}
         environment |= {**variables, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -99,8 +100,8 @@ def ray_cluster_of_three(variables: Mapping[str, str]) -> Iterator[Cluster]:
         cluster = Cluster(Path(name), url, f"{_own_address()}:{free_port()}", environment)
         try:
             cluster.start_head()
-            cluster.start_node(2)
-            cluster.start_node(3)
+            for number in nodes:
+                cluster.start_node(number)
             yield cluster
         finally:
             left = cluster.stop()

@@ -1,27 +1,25 @@
 """Training checkpoints: one folder each, complete when its manifest is there and agrees with its files.
 
-Every rank writes its part with DeepSpeed into `step_0000100.<attempt>/`; then `history.jsonl`, and `manifest.json` by
+Every rank writes its part into `step_0000100.<attempt>/` (`writer.py`); then `history.jsonl`, and `manifest.json` by
 a rename as the last thing. A folder without manifest is the trace of a kill and goes away; one whose files do not
-match is named, set aside and never loaded (DeepSpeed's shards are pickles). Digests cost about a second for 2 GB a
-rank, and the ranks share the files among themselves. No random state is in it: dropout is 0, and masks and order are
-functions of (seed, epoch, sequence).
+match is named, set aside and never loaded (DeepSpeed's shards are pickles). No random state is in it: masks, dropout
+and order are functions of (seed, epoch, sequence).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict
 
 from components.pretraining.health import Incident
+from components.pretraining.retention import Retention, Standing
 from infra.errors import DamagedArtifactError
 from infra.storage import manifest as folder_manifest
 from infra.storage.files import fsync
@@ -30,8 +28,8 @@ from infra.storage.mirror import Mirror
 logger = logging.getLogger(__name__)
 
 HISTORY_NAME = "history.jsonl"
-TAG = "state"
-"""DeepSpeed's name of the folder with its files, inside ours."""
+FOLDER_NAME = "checkpoints"
+"""Where they lie in the work folder of a training."""
 
 
 class Progress(BaseModel):
@@ -48,6 +46,8 @@ class Progress(BaseModel):
     """Training losses of the last steps."""
     incidents: tuple[Incident, ...] = ()
     """Batches that were skipped or rolled back: with `step`, they say where the data goes on."""
+    sample_hash: int = 0
+    """52 bits of what was trained on so far, in order; see `sampler.chain_hash`."""
 
 
 class Manifest(BaseModel):
@@ -62,6 +62,8 @@ class Manifest(BaseModel):
     zero_stage: int
     precision: str
     config_digest: str
+    validation_loss: float | None = None
+    """Of the newest validation at or before its step, nats a target."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +83,7 @@ def verify(folder: Path, config_digest: str) -> Checkpoint:
     """
     content = folder_manifest.verify(folder)
     try:
-        found = Manifest.model_validate({name: content[name] for name in Manifest.model_fields if name in content})
+        found = _parsed(content)
         lines = (folder / HISTORY_NAME).read_text(encoding="utf-8").splitlines()
         history = tuple(json.loads(line) for line in lines)
     except (OSError, ValueError) as error:
@@ -91,20 +93,26 @@ def verify(folder: Path, config_digest: str) -> Checkpoint:
     return Checkpoint(folder=folder, manifest=found, history=history)
 
 
+def _parsed(content: Mapping[str, Any]) -> Manifest:
+    return Manifest.model_validate({name: content[name] for name in Manifest.model_fields if name in content})
+
+
 class CheckpointStore:
     """The checkpoints of one training, in a folder that all ranks see, or that each machine mirrors.
 
     Args:
         folder: made if it is not there.
         config_digest: what the checkpoints belong to.
-        keep: how many complete ones stay.
+        retention: which complete ones stay.
         mirror: of the root that the folder lies in.
     """
 
-    def __init__(self, folder: Path, config_digest: str, keep: int, mirror: Mirror = Mirror(Path("/"))) -> None:
+    def __init__(
+        self, folder: Path, config_digest: str, retention: Retention, mirror: Mirror = Mirror(Path("/"))
+    ) -> None:
         self.folder = folder
         self.config_digest = config_digest
-        self.keep = keep
+        self.retention = retention
         self.mirror = mirror
 
     def newest(self) -> Checkpoint | None:
@@ -114,10 +122,8 @@ class CheckpointStore:
             if not (folder / folder_manifest.NAME).exists():
                 logger.info("removing the unfinished checkpoint %s", folder)
                 shutil.rmtree(folder)
-        for name in reversed(self.mirror.names(self.folder, folder_manifest.NAME)):
+        for name in reversed(self._names()):
             folder = self.folder / name
-            if not name.startswith("step_"):
-                continue
             self.mirror.pull(folder)
             try:
                 try:
@@ -136,79 +142,102 @@ class CheckpointStore:
                 self.mirror.drop(folder, folder_manifest.NAME)
         return None
 
-    def save(
-        self,
-        engine: Any,
-        *,
-        attempt: str,
-        progress: Progress,
-        history: Sequence[dict[str, Any]],
-        manifest: dict[str, Any],
-    ) -> None:
-        """Writes a checkpoint. All ranks call it.
+    def folder_of(self, step: int, attempt: str) -> Path:
+        """Where a checkpoint is to be written.
 
         Args:
-            engine: DeepSpeed's.
+            step: of the training.
             attempt: a word that no other attempt has, so that nothing of theirs is in the folder.
-            progress: how far the training is.
-            history: its metrics so far.
-            manifest: the other fields of the manifest.
         """
-        rank, world_size = dist.get_rank(), dist.get_world_size()
-        folder = self.folder / f"step_{progress.step:07d}.{attempt}"
-        folder.mkdir(parents=True, exist_ok=True)
-        dist.barrier()
-        engine.save_checkpoint(str(folder), tag=TAG, client_state={})
-        if rank == 0:
-            lines = "".join(json.dumps(row) + "\n" for row in history)
-            (folder / HISTORY_NAME).write_text(lines, encoding="utf-8")
-        dist.barrier()
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())[self._share(rank, world_size)]
-        for path in paths:
-            fsync(path)
-        mine = {path.relative_to(folder).as_posix(): folder_manifest.entry(path) for path in paths}
-        self.mirror.push(folder, only=list(mine))
-        parts: list[dict[str, Any]] = [{}] * world_size
-        dist.all_gather_object(parts, mine)
-        if rank == 0:
-            full = Manifest(progress=progress, world_size=world_size, config_digest=self.config_digest, **manifest)
-            for inner in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-                fsync(inner)
-            files = {name: entry for part in parts for name, entry in part.items()}
-            folder_manifest.write(folder, full.model_dump(mode="json"), dict(sorted(files.items())))
-            fsync(self.folder)
-            self.mirror.push(folder, only=[folder_manifest.NAME])
-            self._prune()
-        dist.barrier()
-        if self.mirror.objects:  # on the machines of the other ranks
-            for old in sorted(self.folder.glob("step_*"))[: -self.keep]:
-                shutil.rmtree(old, ignore_errors=True)
+        return self.folder / f"step_{step:07d}.{attempt}"
 
     def drop_after(self, step: int) -> None:
-        """Removes the checkpoints of later steps: a rollback has undone them. All ranks call it."""
-        names = self.mirror.names(self.folder, folder_manifest.NAME) if dist.get_rank() == 0 else []
-        for name in names:
-            if name.startswith("step_") and int(name[5:12]) > step:
+        """Removes the checkpoints of later steps: a rollback has undone them. Rank 0 only."""
+        for name in self._names():
+            if _step_of(name) > step:
                 self._remove(self.folder / name)
-        dist.barrier()
-        if self.mirror.objects:  # on the machines of the other ranks
+
+    def forget_after(self, step: int) -> None:
+        """Removes this machine's copies of them, where each machine has its own."""
+        if self.mirror.objects:
             for folder in self.folder.glob("step_*"):
-                if int(folder.name[5:12]) > step:
+                if _step_of(folder.name) > step:
                     shutil.rmtree(folder, ignore_errors=True)
 
-    def _share(self, rank: int, world_size: int) -> slice:
-        """This rank's share of the files that it sees: of all, or of those of its machine."""
+    def complete(self) -> dict[str, Manifest]:
+        """The complete checkpoints by name, their files not checked; what cannot be read is passed over."""
+        folders = [self.folder / name for name in self._names()]
         if self.mirror.objects:
-            rank = int(os.environ.get("LOCAL_RANK", rank))
-            world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-        return slice(rank, None, world_size)
+            contents = self.mirror.manifests(folders)
+        else:
+            contents = {folder: _read(folder) for folder in folders}
+        found = {}
+        for folder, content in contents.items():
+            try:
+                if not isinstance(content, DamagedArtifactError):
+                    found[folder.name] = _parsed(content)
+            except ValueError:
+                continue  # resuming from it will set it aside
+        return found
 
-    def _prune(self) -> None:
-        complete = sorted(path.parent for path in self.folder.glob(f"step_*/{folder_manifest.NAME}"))
-        for folder in complete[: -self.keep]:
-            self._remove(folder)
+    def lasting(self) -> dict[str, Manifest]:
+        """The complete checkpoints that stay after the training too."""
+        complete = self.complete()
+        names = self.retention.lasting(_standings(complete))
+        return {name: one for name, one in complete.items() if name in names}
+
+    def publish(self, folder: Path, made: Manifest, files: Mapping[str, Any]) -> None:
+        """Makes a checkpoint count: its manifest, as the last thing.
+
+        Args:
+            folder: all its files are there, and synced.
+            made: what the manifest says.
+            files: size and digest of each file by name.
+        """
+        for inner in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+            fsync(inner)
+        folder_manifest.write(folder, made.model_dump(mode="json"), dict(sorted(files.items())))
+        fsync(self.folder)
+        self.mirror.push(folder, only=[folder_manifest.NAME])
+
+    def prune(self) -> set[str]:
+        """Removes the complete checkpoints that do not stay; returns the names of those that do. Rank 0 only."""
+        complete = self.complete()
+        kept = self.retention.kept(_standings(complete))
+        for name in sorted(set(complete) - kept):
+            self._remove(self.folder / name)
+        return kept
 
     def _remove(self, folder: Path) -> None:
         (folder / folder_manifest.NAME).unlink(missing_ok=True)  # first: a kill in between leaves an unfinished one
         shutil.rmtree(folder, ignore_errors=True)
         self.mirror.drop(folder, folder_manifest.NAME)
+
+    def forget(self, kept: Sequence[str]) -> None:
+        """Removes this machine's copies of all but `kept`, where each machine has its own."""
+        if self.mirror.objects:
+            for folder in self.folder.glob("step_*"):
+                if folder.name not in kept:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def _names(self) -> list[str]:
+        """Of the complete ones, by step."""
+        return [name for name in self.mirror.names(self.folder, folder_manifest.NAME) if name.startswith("step_")]
+
+
+def _step_of(name: str) -> int:
+    """Of a checkpoint's folder."""
+    return int(name[5:12])
+
+
+def _read(folder: Path) -> dict[str, Any] | DamagedArtifactError:
+    try:
+        return folder_manifest.read(folder)
+    except DamagedArtifactError as error:
+        return error
+
+
+def _standings(complete: Mapping[str, Manifest]) -> dict[str, Standing]:
+    return {
+        name: Standing(step=one.progress.step, validation_loss=one.validation_loss) for name, one in complete.items()
+    }

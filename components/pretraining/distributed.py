@@ -9,9 +9,12 @@ does not try it again.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,13 +22,19 @@ from typing import Any
 from components.pretraining.config import PretrainConfig
 from components.pretraining.hang import HANG_NAME
 from components.pretraining.hardware import hardware
+from components.pretraining.notice import Notice
 from infra import errors
 from infra.cluster.config import ClusterConfig
 from infra.cluster.memory import GIB
-from infra.errors import ConfigError, Fault, FromzeroError, InfrastructureError
+from infra.errors import ConfigError, DiskFullError, Fault, FromzeroError, InfrastructureError
+from infra.journal.step import STOP_NAME
 
-MAX_RESTARTS = 2
-"""How often Ray starts the workers again after one has failed."""
+logger = logging.getLogger(__name__)
+
+MAX_LEAVES = 100
+"""How often the workers may be told to leave, and the training goes on with new ones."""
+LEAVE_SECONDS = 30.0
+"""What a training is given to save before Ray starts it again with more or fewer workers."""
 FAILURE_NAME = "failure.json"
 BUGS = (TypeError, AttributeError, LookupError, NameError, AssertionError, NotImplementedError)
 """What only wrong code raises; Ray has tried it again all the same, for it does not ask."""
@@ -34,7 +43,7 @@ TIMEOUT_SECONDS = 1800
 
 
 def run_distributed(job: Any, run_name: str) -> None:
-    """Trains with `num_workers` Ray Train workers; returns when `export/` is in the work folder.
+    """Trains with `cluster.num_workers` Ray Train workers; returns when `export/` is in the work folder.
 
     Args:
         job: a `training.TrainingJob`.
@@ -43,38 +52,58 @@ def run_distributed(job: Any, run_name: str) -> None:
     Raises:
         FromzeroError: what a worker raised, itself for a bug, or InfrastructureError for what was no error of ours.
     """
+    for name in (FAILURE_NAME, STOP_NAME):
+        (job.work / name).unlink(missing_ok=True)
+        job.mirror.drop(job.work / name)
+    for _ in range(MAX_LEAVES):
+        if _fit(job, run_name):
+            return
+        if _is_stopped(job):
+            raise InfrastructureError(f"{job.name} was stopped; it has saved where it stands, run again to go on")
+        logger.warning(
+            "%s: a worker was told to leave; all have saved, and the training goes on with new ones", run_name
+        )
+    raise InfrastructureError(f"{job.name}: its workers were told to leave {MAX_LEAVES} times; run again to go on")
+
+
+def _fit(job: Any, run_name: str) -> bool:
+    """Trains with one group of workers after another, as Ray starts them again; whether it came to the end, or the
+    workers left because they were told to."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     cluster = job.config.cluster
-    failure = job.work / FAILURE_NAME
-    failure.unlink(missing_ok=True)
-    job.mirror.drop(failure)
     gpus = cluster.num_gpus_per_worker
     resources = {"CPU": float(cluster.threads_per_worker)} | ({"GPU": gpus} if gpus else {})
     trainer = TorchTrainer(
         train_on_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(
-            backend=hardware(cluster).backend,
-            timeout_s=int(max(TIMEOUT_SECONDS, 2 * job.config.health.hang_timeout_seconds)),
+        torch_config=_torch_config(
+            hardware(cluster).backend, int(max(TIMEOUT_SECONDS, 2 * job.config.health.hang_timeout_seconds))
         ),
-        scaling_config=ScalingConfig(num_workers=cluster.num_workers, use_gpu=gpus > 0, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.num_workers if cluster.is_elastic else cluster.max_workers,
+            elastic_resize_monitor_interval_s=cluster.resize_check_seconds,
+            use_gpu=gpus > 0,
+            resources_per_worker=resources,
+        ),
         run_config=RunConfig(
             name=f"{run_name}-{secrets.token_hex(4)}",
             storage_path=job.mirror.uri((job.work / "ray").resolve()),
-            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+            failure_config=FailureConfig(max_failures=cluster.max_restarts),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:
-        trainer.fit()
+        result = trainer.fit()
     except TrainingFailedError as error:
-        raise unwrapped(error, read_hang(job)) from error
+        raise unwrapped(error, cluster.max_restarts, read_hang(job)) from error
+    failure = job.work / FAILURE_NAME
     job.mirror.pull(failure)
     if failure.is_file():
         raise read_failure(failure)
+    return result.return_value is not False
 
 
 def worker_memory(cluster: ClusterConfig) -> float:
@@ -93,7 +122,7 @@ def worker_memory(cluster: ClusterConfig) -> float:
     for node in ray.nodes():
         fitting = int(node["Resources"].get("CPU", 0) // cluster.threads_per_worker) if node["Alive"] else 0
         if fitting:
-            found.append(node["Resources"]["memory"] / min(fitting, cluster.num_workers))
+            found.append(node["Resources"]["memory"] / min(fitting, cluster.max_workers))
     if not found:
         raise InfrastructureError(f"no node has the {cluster.threads_per_worker} CPUs of a training worker")
     return float(min(found))
@@ -106,8 +135,65 @@ def _gpu_memory_bytes() -> int:
     return int(torch.cuda.get_device_properties(0).total_memory)
 
 
-def train_on_worker(settings: Mapping[str, Any]) -> None:
-    """What each Ray Train worker runs."""
+def _torch_config(backend: str, timeout_seconds: int) -> Any:
+    """Ray's, whose workers heed SIGTERM, and save before Ray takes them away for another number of workers."""
+    from ray.train.torch import TorchConfig
+    from ray.train.torch.config import _TorchBackend
+
+    class NoticeBackend(_TorchBackend):  # type: ignore[misc]
+        """Its functions run in the main thread of each worker, beside the training's."""
+
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            worker_group.execute(_install_notice)
+            super().on_start(worker_group, backend_config)
+
+        def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+            _end_in_order(worker_group)
+            super().on_shutdown(worker_group, backend_config)
+
+    class NoticeConfig(TorchConfig):  # type: ignore[misc]
+        """Names the backend."""
+
+        @property
+        def backend_cls(self) -> Any:
+            return NoticeBackend
+
+    return NoticeConfig(backend=backend, timeout_s=timeout_seconds)
+
+
+def _install_notice() -> None:
+    """In the place of Ray's handler, which ends the process at once (2.60)."""
+    Notice().install()
+
+
+def _tell_to_leave() -> bool:
+    notice = Notice.installed()
+    notice()
+    return notice.training_ended.is_set()
+
+
+def _has_ended() -> bool:
+    return Notice.installed().training_ended.is_set()
+
+
+def _end_in_order(worker_group: Any) -> None:
+    """Before workers go: those of a training that runs save. Where one has ended or died the others cannot."""
+    from ray.exceptions import RayError
+
+    deadline = time.monotonic() + LEAVE_SECONDS
+    try:
+        ended = worker_group.execute(_tell_to_leave)
+        if any(ended):
+            return
+        while not all(ended) and time.monotonic() < deadline:
+            time.sleep(0.1)
+            ended = worker_group.execute(_has_ended)
+    except RayError as error:
+        logger.info("a worker is gone, so nothing can be saved: %s", error)
+
+
+def train_on_worker(settings: Mapping[str, Any]) -> bool:
+    """What each Ray Train worker runs; False if it left before the end."""
     job = settings["job"]
     config: PretrainConfig = job.config
     if not config.cluster.num_gpus_per_worker:
@@ -119,14 +205,37 @@ def train_on_worker(settings: Mapping[str, Any]) -> None:
     from components.pretraining.loop import train
 
     torch.set_num_threads(config.cluster.threads_per_worker)
+    notice = Notice.installed()
+    questions = [_is_draining, lambda: _is_stopped(job)]
+    notice.ask(*(questions if dist.get_rank() == 0 else questions[:1]))
     try:
-        train(job)
+        return train(job, notice)
     except FromzeroError as error:
-        if error.fault is not Fault.USER:
+        if error.fault is not Fault.USER and not isinstance(error, DiskFullError):
             raise
         if dist.get_rank() == 0:
             write_failure(job.work / FAILURE_NAME, error)
             job.mirror.push(job.work / FAILURE_NAME)
+        return True
+    finally:
+        notice.training_ended.set()
+
+
+def _is_draining() -> bool:
+    """Whether a node of this training is about to go: Ray tells its workers. The public function for it,
+    `ray.train.get_preemption_info`, is a barrier (2.60)."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info is not None
+
+
+def _is_stopped(job: Any) -> bool:
+    """Whether the run is being stopped. The folder is listed, because a network file system may believe for half a
+    minute that a file which was not there is not there."""
+    with contextlib.suppress(FromzeroError, OSError):  # storage that is away for a moment
+        job.mirror.pull(job.work / STOP_NAME)
+        return any(path.name == STOP_NAME for path in job.work.iterdir())
+    return False
 
 
 def write_failure(path: Path, error: FromzeroError) -> None:
@@ -151,11 +260,12 @@ def read_hang(job: Any) -> str | None:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
-def unwrapped(error: Exception, hang: str | None = None) -> FromzeroError:
+def unwrapped(error: Exception, max_restarts: int, hang: str | None = None) -> FromzeroError:
     """Our own error out of what Ray Train raised; for a bug one with the worker's traceback; else an
     InfrastructureError that names the worker's.
 
     Args:
+        max_restarts: how often the workers were started again.
         error: WorkerGroupError (has `worker_failures`) or ControllerError (has `controller_failure`).
         hang: the report of a rank that hung: what Ray knows of it is that a worker died.
     """
@@ -171,7 +281,7 @@ def unwrapped(error: Exception, hang: str | None = None) -> FromzeroError:
         if isinstance(cause, BUGS):
             return FromzeroError(f"training worker {rank} failed:\n{error}")
         return InfrastructureError(
-            f"training worker {rank} failed, and again after {MAX_RESTARTS} restarts: "
+            f"training worker {rank} failed, and again after {max_restarts} restarts: "
             f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1] if str(cause).strip() else 'no message'}"
         )
     cause = getattr(error, "controller_failure", error)

@@ -169,7 +169,7 @@ def ds_config_problems(config: PretrainConfig, where: str = "pretrain") -> Itera
         config: with a global batch that fits its workers.
         where: the config key of `config`.
     """
-    ours = dict(_leaves(_ours(config, config.cluster.num_workers, 0)))
+    ours = dict(_leaves(_ours(config, config.cluster.max_workers, 0)))
     for key, value in _leaves(config.ds_config):
         name = f"{where}.ds_config.{key}"
         if value == AUTO:

@@ -29,7 +29,12 @@ def finish(training: Training) -> None:
     if counts_V is not None and config.kind != "encoder_decoder":  # whose targets are sentinels too, or all of the text
         unigrams = unigram_cross_entropy(counts_V, evaluation.target_counts_V, training.objective)
         metrics = {**metrics, "unigram_cross_entropy": unigrams}
-    metrics = {**metrics, "train_loss": training.final_loss(), **_counts(training.module, config, state.progress)}
+    metrics = {
+        **metrics,
+        "sample_hash": state.progress.sample_hash,
+        "train_loss": training.final_loss(),
+        **_counts(training.module, config, state.progress),
+    }
     peak = peak_memory_mib(engine.device)
     full = engine.full_state()
     prefix = "language_model."
@@ -42,7 +47,8 @@ def finish(training: Training) -> None:
             "peak_tflops": training.throughput.peak / 1e12,
             "train_seconds": state.train_seconds,
             "evaluation_seconds": state.evaluation_seconds,
-            "checkpoint_seconds": state.checkpoint_seconds,
+            "checkpoint_stall_seconds": training.writer.stall_seconds,
+            "checkpoint_write_seconds": training.writer.write_seconds,
             "peak_memory_mib_per_rank": peak,
         }
         write_export(

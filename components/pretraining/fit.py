@@ -29,14 +29,8 @@ def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cl
         cluster: the config key of its cluster.
     """
     found: list[str] = []
-    batch, workers, model = config.global_batch_size, config.cluster.num_workers, config.model
-    if batch % workers:
-        fits = [count for count in range(1, min(batch, workers) + 1) if batch % count == 0]
-        up = -(-batch // workers) * workers
-        found.append(
-            f"{where}.global_batch_size={batch} must be a multiple of {cluster}.num_workers={workers}: "
-            f"set {where}.global_batch_size={up}, or {cluster}.num_workers to one of {', '.join(map(str, fits))}"
-        )
+    model = config.model
+    found += _batch_problems(config, where, cluster)
     sizes_count = model.target_parameters is None and model.init_from is None
     if sizes_count and model.hidden_size % model.num_heads:
         found.append(
@@ -81,7 +75,7 @@ def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cl
     if not all(0 <= beta < 1 for beta in config.betas):
         found.append(f"{where}.betas={list(config.betas)} must each be at least 0 and less than 1")
     found += _engine_problems(config, where, cluster)
-    if not batch % workers:
+    if not config.global_batch_size % config.cluster.max_workers:
         found += ds_config_problems(config, where)
     return found
 
@@ -145,3 +139,25 @@ def _noise_problems(config: PretrainConfig, where: str) -> list[str]:
     if config.objective == "denoising" and len(set(config.noise)) < len(config.noise):
         found.append(f"{where}.noise={list(config.noise)} names one twice")
     return found
+
+
+def _batch_problems(config: PretrainConfig, where: str, cluster: str) -> list[str]:
+    """Whether the global batch can be dealt out to the workers: evenly, at each size that a training may have."""
+    batch, workers = config.global_batch_size, config.cluster
+    sizes = range(workers.min_workers, workers.max_workers + 1)
+    wrong = [size for size in sizes if batch % size]
+    if not wrong:
+        return []
+    fits = [count for count in range(1, min(batch, workers.max_workers) + 1) if batch % count == 0]
+    step = math.lcm(*sizes)
+    up = -(-batch // step) * step
+    if not workers.is_elastic:
+        return [
+            f"{where}.global_batch_size={batch} must be a multiple of {cluster}.num_workers={workers.max_workers}: "
+            f"set {where}.global_batch_size={up}, or {cluster}.num_workers to one of {', '.join(map(str, fits))}"
+        ]
+    return [
+        f"{where}.global_batch_size={batch} must be a multiple of every number of workers in "
+        f"{cluster}.num_workers={list(sizes[:1]) + list(sizes[-1:])}, and is not of {', '.join(map(str, wrong))}: set "
+        f"{where}.global_batch_size={up}, or a range within {', '.join(map(str, fits))}"
+    ]

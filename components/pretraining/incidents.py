@@ -86,11 +86,15 @@ def _log(training: Training, row: dict[str, Any], incidents: tuple[Incident, ...
 
 def _roll_back(training: Training, target: int) -> None:
     """Puts the training to a checkpoint of step `target` or before; the steps up to it will be made again."""
-    state, store, config = training.state, training.store, training.config
+    state, store, config = training.state, training.writer.store, training.config
     training.engine.mark("checkpoint")
-    store.drop_after(target)
-    chosen: list[Any] = [store.newest() if dist.get_rank() == 0 else None]
+    training.writer.wait()
+    chosen: list[Any] = [None]
+    if dist.get_rank() == 0:
+        store.drop_after(target)
+        chosen = [store.newest()]
     dist.broadcast_object_list(chosen)
+    store.forget_after(target)
     checkpoint = chosen[0]
     if checkpoint is None:
         raise InfrastructureError(

@@ -16,21 +16,24 @@ import torch.distributed as dist
 
 from components.pretraining.agreement import check_same, fingerprint
 from components.pretraining.batches import make_objective
-from components.pretraining.checkpoint import Checkpoint, CheckpointStore, Progress
+from components.pretraining.checkpoint import FOLDER_NAME, Checkpoint, CheckpointStore, Manifest, Progress
 from components.pretraining.evaluation import evaluate
 from components.pretraining.export import EXPORT_NAME, read_result
 from components.pretraining.finish import finish, flops_per_token
 from components.pretraining.hang import HANG_NAME
-from components.pretraining.health import may_roll_back, num_kept_checkpoints
+from components.pretraining.health import may_roll_back
 from components.pretraining.models import TargetLoss, build_model
+from components.pretraining.notice import Notice
 from components.pretraining.optimizer_step import take_step
 from components.pretraining.reshard import load_checkpoint
+from components.pretraining.retention import Retention
 from components.pretraining.sampler import Sampler
 from components.pretraining.samples import take_samples
 from components.pretraining.schedule import learning_rate
 from components.pretraining.throughput import Throughput, matmul_peak, peak_memory_mib
 from components.pretraining.training import Training, TrainingJob, TrainingState
 from components.pretraining.watchdog import Watchdog
+from components.pretraining.writer import CheckpointWriter
 from components.tokenization.shards import TokenShards
 from infra.errors import ConfigError, DataError
 
@@ -41,35 +44,59 @@ ATTEMPTS_NAME = "attempts.log"
 PROGRESS_SECONDS = 1.0
 
 
-def train(job: TrainingJob) -> None:
+def train(job: TrainingJob, notice: Notice) -> bool:
     """Trains to the end, from the newest complete checkpoint if there is one, and writes `export/` under `work`.
 
     All ranks of the default process group call it.
+
+    Args:
+        job: what to train.
+        notice: tells this rank to leave; all ranks then save after the step that runs, and leave.
+
+    Returns:
+        whether it came to its end; False if it left before.
 
     Raises:
         ConfigError: the config does not fit the token shards or `init_from`.
         DataError: the token shards have nothing to train on or to validate with.
         TrainingError: the loss is not a finite number, or jumped, and `health` says to stop, or stepped over too much.
         InfrastructureError: a rank hangs, or the ranks do not work on the same.
+        StorageError: a checkpoint could not be written.
     """
     for path in (job.work / EXPORT_NAME, job.shards, job.tokenizer, Path(job.config.model.init_from or "/")):
         job.mirror.pull(path)
     if read_result(job.work) is not None:
-        return
+        return True
     with Watchdog(job.config.health.hang_timeout_seconds, lambda report: _tell_hang(job, report)) as watchdog:
-        training = _start(job, watchdog)
-        state = training.state
-        while state.step < job.config.steps:
-            started = time.monotonic()
-            state.first_step_at = state.first_step_at or time.time()
-            watchdog.begin(state.step + 1)
-            updated = take_step(training)
-            state.train_seconds += time.monotonic() - started
-            state.steps_here += 1
-            if updated and not state.replays:
-                _after_step(training)
+        training = _start(job, notice, watchdog)
+        try:
+            if not _run(training, watchdog):
+                return False
+            training.writer.wait()
+        except Exception:
+            training.writer.settle()
+            raise
         watchdog.mark("finish")
         finish(training)
+    return True
+
+
+def _run(training: Training, watchdog: Watchdog) -> bool:
+    """Takes the steps that are left; False if the ranks were told to leave before the last."""
+    config, state = training.config, training.state
+    while state.step < config.steps:
+        started = time.monotonic()
+        state.first_step_at = state.first_step_at or time.time()
+        watchdog.begin(state.step + 1)
+        updated = take_step(training)
+        state.train_seconds += time.monotonic() - started
+        state.steps_here += 1
+        if updated and not state.replays:
+            _after_step(training)
+        if state.is_leaving and state.step < config.steps and not state.replays:
+            _leave(training)
+            return False
+    return True
 
 
 def _tell_hang(job: TrainingJob, report: str) -> None:
@@ -78,7 +105,7 @@ def _tell_hang(job: TrainingJob, report: str) -> None:
     job.mirror.push(job.work / HANG_NAME)
 
 
-def _start(job: TrainingJob, watchdog: Watchdog) -> Training:
+def _start(job: TrainingJob, notice: Notice, watchdog: Watchdog) -> Training:
     """The parts of the training, standing where its newest checkpoint stood."""
     config, world_size, rank = job.config, dist.get_world_size(), dist.get_rank()
     shards, validation = _open_shards(job)
@@ -86,7 +113,7 @@ def _start(job: TrainingJob, watchdog: Watchdog) -> Training:
     words = objective.vocabulary
     special = {"pad": words.pad, "bos": words.bos, "eos": words.eos}
     module = TargetLoss(build_model(config, shards.index.vocab_size, special))
-    store = CheckpointStore(job.work / "checkpoints", job.key, num_kept_checkpoints(config), job.mirror)
+    store = CheckpointStore(job.work / FOLDER_NAME, job.key, Retention.of(config), job.mirror)
     attempt, checkpoint = _agree(store, rank)
     engine = load_checkpoint(checkpoint, module, config, world_size)
     engine.mark = watchdog.mark
@@ -118,8 +145,9 @@ def _start(job: TrainingJob, watchdog: Watchdog) -> Training:
         module=module,
         engine=engine,
         sampler=sampler,
-        store=store,
+        writer=CheckpointWriter(store),
         attempt=attempt,
+        notice=notice,
         state=state,
         throughput=Throughput(matmul_peak(engine.device, config.precision)),
     )
@@ -163,6 +191,7 @@ def _after_step(training: Training) -> None:
             "train_loss": training.final_loss() if last else sum(losses) / len(losses),
             "learning_rate": learning_rate(config, step - 1),
             "gradient_norm": engine.gradient_norm(),
+            "sample_hash": state.progress.sample_hash,
         }
         flops = flops_per_token(training.module, config, state.progress)
         rates = training.throughput.whole if last else training.throughput.since_last
@@ -183,18 +212,25 @@ def _after_step(training: Training) -> None:
 
 
 def _save(training: Training) -> None:
+    """Begins to write a checkpoint of where the training stands."""
     config, state = training.config, training.state
-    started = time.monotonic()
     training.engine.mark("checkpoint")
-    training.store.save(
-        training.engine.engine,
-        attempt=training.attempt,
+    judged = (row["validation_loss"] for row in reversed(state.history) if "validation_loss" in row)
+    made = Manifest(
         progress=state.progress,
-        history=state.history,
-        manifest={
-            "num_samples": training.next_batch * config.global_batch_size,
-            "zero_stage": config.stage,
-            "precision": config.precision,
-        },
+        num_samples=training.next_batch * config.global_batch_size,
+        world_size=dist.get_world_size(),
+        zero_stage=config.stage,
+        precision=config.precision,
+        config_digest=training.job.key,
+        validation_loss=next(judged, None),
     )
-    state.checkpoint_seconds += time.monotonic() - started
+    training.writer.save(training.engine.engine, attempt=training.attempt, made=made, history=state.history)
+
+
+def _leave(training: Training) -> None:
+    """Saves where the training stands, and waits until that counts."""
+    if training.writer.saved_step != training.state.step:
+        _save(training)
+    training.writer.wait()
+    logger.warning("told to leave: saved at step %d of %d", training.state.step, training.config.steps)

@@ -19,7 +19,7 @@ from components.pretraining.batches import Batch, make_batch
 from components.pretraining.checkpoint import Progress
 from components.pretraining.health import judge
 from components.pretraining.incidents import answer
-from components.pretraining.sampler import IntArray
+from components.pretraining.sampler import IntArray, sample_hash
 from components.pretraining.schedule import learning_rate
 from components.pretraining.training import FINAL_LOSS_FRACTION, Training
 
@@ -33,6 +33,7 @@ def take_step(training: Training) -> bool:
     Raises:
         TrainingError: something is wrong with the step, and `health` says to stop.
         InfrastructureError: the ranks do not work on the same batch.
+        StorageError: the checkpoint under way could not be written.
     """
     config, engine, state = training.config, training.engine, training.state
     indices_G, epochs_G = training.sampler.global_batch(training.next_batch)
@@ -69,6 +70,7 @@ def take_step(training: Training) -> bool:
         num_tokens=state.progress.num_tokens + num_tokens,
         num_targets=state.progress.num_targets + num_targets_K[0],
         recent_losses=tuple(state.recent_losses),
+        sample_hash=sample_hash(state.progress.sample_hash, state.step * len(indices_G), indices_G, epochs_G),
         incidents=state.progress.incidents,
     )
     return True
@@ -98,8 +100,11 @@ def _sum_counts(training: Training, batches: list[Batch], digest: int) -> tuple[
     counts = torch.tensor([[*batch.num_targets_K, batch.num_tokens] for batch in batches], dtype=torch.float64).sum(0)
     table_W2 = torch.zeros(world_size, len(STEP_FIELDS), dtype=torch.float64)
     table_W2[rank] = torch.tensor([len(batches), digest], dtype=torch.float64)
-    sums = torch.cat([counts, table_W2.flatten()]).to(training.engine.device)
+    parts = [counts, torch.tensor(training.signals(), dtype=torch.float64), table_W2.flatten()]
+    sums = torch.cat(parts).to(training.engine.device)
     dist.all_reduce(sums)
-    *num_targets_K, num_tokens = (int(value) for value in sums[: len(counts)])
-    check_step(sums[len(counts) :].view(table_W2.shape).tolist(), training.state.step + 1)
+    counts, signals, table = torch.split(sums, [len(part) for part in parts])
+    check_step(table.view(table_W2.shape).tolist(), training.state.step + 1)
+    training.heed(*signals.tolist())
+    *num_targets_K, num_tokens = (int(value) for value in counts)
     return num_targets_K, num_tokens

@@ -25,9 +25,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from components.pretraining.checkpoint import TAG, Checkpoint
+from components.pretraining.checkpoint import Checkpoint
 from components.pretraining.config import PretrainConfig
 from components.pretraining.engine import TrainingEngine
+from components.pretraining.snapshot import TAG
 from infra.errors import InfrastructureError
 
 logger = logging.getLogger(__name__)

@@ -39,6 +39,21 @@ def permute(offsets_G: IntArray, num_sequences: int, seed: int, epoch: int) -> I
     return values_G.astype(np.int64)
 
 
+def chain_hash(before: int, first: int, indices_G: IntArray, epochs_G: IntArray) -> int:
+    """A hash of 52 bits (a double holds it) of all samples so far, in order, with those of one more global batch.
+
+    Args:
+        before: the hash of the batches before it; 0 for none.
+        first: global position of its first sample.
+        indices_G: sequence numbers.
+        epochs_G: of each.
+    """
+    positions_G = np.arange(first, first + len(indices_G), dtype=np.uint64)
+    words_G = mix(positions_G, epochs_G.astype(np.uint64), indices_G.astype(np.uint64))
+    chained = mix(uint64_of(before), np.add.reduce(words_G, keepdims=True))
+    return int(chained[0] >> np.uint64(12))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampler:
     """Which sequences are in which global batch."""

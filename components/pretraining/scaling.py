@@ -79,7 +79,7 @@ def scale(config: PretrainConfig, vocab_size: int, stage: int) -> Scale:
         vocab_size: tokens of the tokenizer.
         stage: of ZeRO, chosen.
     """
-    cluster, ranks = config.cluster, config.cluster.num_workers
+    cluster, ranks = config.cluster, config.cluster.max_workers
     micro = micro_batch_size(config, ranks)
     tokens = config.global_batch_size * config.sequence_length
     flops = step_flops(config, vocab_size)

@@ -7,18 +7,20 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.pretraining.checkpoint import FOLDER_NAME, CheckpointStore
 from components.pretraining.config import TASKS, PretrainConfig
 from components.pretraining.fit import problems
+from components.pretraining.retention import Retention
 from components.pretraining.zero_stage import StageChoice, choose_stage, with_sizes_of
 from components.tokenization.shards import INDEX_NAME, ShardIndex
 from infra.errors import ConfigError, DataError
 from infra.journal.step import Artifact, StepContext, StepOutput
 from infra.storage.raw import RawFile, digest_file
-from infra.tracking.records import FileRecord, ModelRecord, TableRecord
+from infra.tracking.records import CheckpointRecord, FileRecord, ModelRecord, TableRecord
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +109,7 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
             _model_record(config, context.step, metrics),
             FileRecord(path=HISTORY_NAME),
             TableRecord(path=SAMPLES_NAME),
+            *_lasting_checkpoints(config, context),
         ),
     )
 
@@ -134,6 +137,18 @@ def _model_record(config: PretrainConfig, name: str, metrics: Mapping[str, Any])
         metrics={name: float(value) for name, value in metrics.items()},
         parameters={"objective": config.objective, "precision": config.precision},
     )
+
+
+def _lasting_checkpoints(config: PretrainConfig, context: StepContext) -> Iterator[CheckpointRecord]:
+    """Records of the permanent and the best checkpoints, which stay when the step is finished."""
+    store = CheckpointStore(context.work / FOLDER_NAME, context.key, Retention.of(config), context.mirror)
+    for name, made in sorted(store.lasting().items()):
+        loss = made.validation_loss
+        yield CheckpointRecord(
+            path=f"{FOLDER_NAME}/{name}",
+            name=f"{context.step}_step_{made.progress.step}",
+            metrics={"validation_loss": loss} if loss is not None else {},
+        )
 
 
 def check_unchanged(files: Iterable[RawFile]) -> None:

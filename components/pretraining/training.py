@@ -14,14 +14,16 @@ from typing import Any
 
 import torch.distributed as dist
 
-from components.pretraining.checkpoint import CheckpointStore, Progress
+from components.pretraining.checkpoint import Progress
 from components.pretraining.config import PretrainConfig
 from components.pretraining.engine import TrainingEngine
 from components.pretraining.health import batch_of_step
 from components.pretraining.models import TargetLoss
+from components.pretraining.notice import Notice
 from components.pretraining.objectives.objective import Objective
 from components.pretraining.sampler import Sampler
 from components.pretraining.throughput import Mark, Throughput
+from components.pretraining.writer import CheckpointWriter
 from components.tokenization.shards import TokenShards
 from infra.storage.mirror import Mirror
 from infra.tracking.client import StepTracker
@@ -62,7 +64,6 @@ class TrainingState:
     """Of these, making batches."""
     evaluation_seconds: float = 0.0
     """In validation and samples."""
-    checkpoint_seconds: float = 0.0
     first_step_at: float | None = None
     steps_here: int = 0
     """Optimizer steps since this attempt began."""
@@ -71,6 +72,8 @@ class TrainingState:
     told_at: float = field(default_factory=time.monotonic)
     replay_until: int = 0
     """After a rollback: steps up to this one are made again as they were, unjudged and untold."""
+    is_leaving: bool = False
+    """Whether a rank was told to leave, as all ranks know since the last step."""
 
     @property
     def step(self) -> int:
@@ -109,9 +112,10 @@ class Training:
     module: TargetLoss
     engine: TrainingEngine
     sampler: Sampler
-    store: CheckpointStore
+    writer: CheckpointWriter
     attempt: str
     """A word that no other attempt at this training has."""
+    notice: Notice
     state: TrainingState
     throughput: Throughput
 
@@ -129,6 +133,20 @@ class Training:
         """Mean over the last part of the steps: the metric of the step, and the last point of its curve."""
         losses = self.state.recent_losses[-max(1, math.ceil(FINAL_LOSS_FRACTION * self.config.steps)) :]
         return sum(losses) / len(losses)
+
+    def signals(self) -> list[float]:
+        """What this rank adds to the sums of a step: whether it was told to leave, whether a checkpoint failed."""
+        return [float(self.notice.received), float(self.writer.has_failed)]
+
+    def heed(self, num_told: float, num_failed: float) -> None:
+        """Acts on the sums of `signals` over the ranks.
+
+        Raises:
+            StorageError: a checkpoint could not be written.
+        """
+        self.state.is_leaving = num_told > 0
+        if num_failed > 0:
+            self.writer.wait()
 
     def log(self, row: Mapping[str, float], measured: Mapping[str, float]) -> None:
         """One point: deterministic values into the history, all of them to the tracker."""

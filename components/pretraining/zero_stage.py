@@ -76,7 +76,7 @@ def choose_stage(config: PretrainConfig, vocab_size: int, memory_bytes: float, w
     Raises:
         ConfigError: none fits: says by how much, and what helps.
     """
-    ranks, usable = config.cluster.num_workers, memory_bytes * (1 - MARGIN)
+    ranks, usable = config.cluster.min_workers, memory_bytes * (1 - MARGIN)
     needs = {stage: needed_bytes(config, vocab_size, stage, ranks) for stage in possible_stages(config)}
     for stage, needed in needs.items():
         if needed <= usable:

@@ -119,7 +119,7 @@ class ScoringPool:
         total_cpus = float(ray.cluster_resources().get("CPU", 0))
         threads = self._cluster.threads_per_worker
         gpus = self._cluster.num_gpus_per_worker
-        wanted = min(self._cluster.num_workers, num_units)
+        wanted = min(self._cluster.max_workers, num_units)
         size = min(wanted, int(total_cpus // threads))
         if size < 1:
             raise ResourceError(

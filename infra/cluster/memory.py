@@ -30,4 +30,4 @@ def worker_memory_bytes(cluster: ClusterConfig) -> float | None:
     if cluster.address is not None or cluster.num_gpus_per_worker:
         return None
     store = cluster.object_store_memory_mib << 20
-    return max(0, machine_memory_bytes() - store) / cluster.num_workers
+    return max(0, machine_memory_bytes() - store) / cluster.max_workers

@@ -16,7 +16,7 @@ from typing import Any
 from infra.errors import Fault, FromzeroError
 from infra.journal.plan import PlannedStep, artifact_of
 from infra.journal.runs import StepRecord
-from infra.journal.step import Artifact
+from infra.journal.step import STOP_NAME, Artifact
 from infra.journal.worker import Failure, Job, classify, run_job
 from infra.storage.store import Store
 from infra.tracking.client import Sink, StepTracker
@@ -66,7 +66,8 @@ class Execution:
         self.plan = plan
         self.store = store
         self.sink = sink
-        self.free = {"CPU": cluster.get("CPU", 0.0), "GPU": cluster.get("GPU", 0.0)}
+        self.cluster = {"CPU": cluster.get("CPU", 0.0), "GPU": cluster.get("GPU", 0.0)}
+        self.free = dict(self.cluster)
         self.environment = environment
         self.listener = listener
         self.outcome = Outcome()
@@ -89,12 +90,33 @@ class Execution:
                     for reference in done:
                         self._finish(reference)
                     self.listener.tick([running.planned.step.name for running in self._running.values()])
+        except KeyboardInterrupt:
+            self._end_in_order()
+            raise
         finally:
             for reference in self._running:  # an interrupted run leaves no task behind
                 with contextlib.suppress(Exception):  # where Ray itself is gone, so is the task
                     ray.cancel(reference, force=True)
         self.outcome.records = [self._records[planned.step.name] for planned in self.plan]
         return self.outcome
+
+    def _end_in_order(self) -> None:
+        """Asks the steps that can to save what they have, and gives them the time; another interrupt ends that."""
+        import ray
+
+        asked = {ref: one.planned for ref, one in self._running.items() if one.planned.step.stop_seconds}
+        if not asked:
+            return
+        for reference in self._running:
+            if reference not in asked:
+                with contextlib.suppress(Exception):
+                    ray.cancel(reference, force=True)
+        seconds = max(planned.step.stop_seconds for planned in asked.values())
+        names = ", ".join(planned.step.name for planned in asked.values())
+        logger.warning("stopping: %s may save for up to %g s; interrupt again to end at once", names, seconds)
+        for planned in asked.values():
+            self.store.write(f"work/{planned.step.name}/{planned.key}/{STOP_NAME}", {"at": time.time()})
+        ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
 
     def _start_what_can(self, waiting: list[PlannedStep]) -> list[PlannedStep]:
         """Settles reused and blocked steps, starts what fits; returns what still waits."""
@@ -120,12 +142,12 @@ class Execution:
         return left
 
     def _fits(self, planned: PlannedStep) -> bool:
-        wish = planned.step.resources
-        return wish.num_cpus <= self.free["CPU"] and wish.num_gpus <= self.free["GPU"]
+        wish = planned.step.resources.held(self.cluster)
+        return all(wish[name] <= self.free[name] for name in wish)
 
     def _hold(self, planned: PlannedStep, sign: int) -> None:
-        self.free["CPU"] -= sign * planned.step.resources.num_cpus
-        self.free["GPU"] -= sign * planned.step.resources.num_gpus
+        for name, number in planned.step.resources.held(self.cluster).items():
+            self.free[name] -= sign * number
 
     def _start(self, planned: PlannedStep, attempts: int = 1) -> None:
         import ray

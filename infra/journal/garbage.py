@@ -20,6 +20,7 @@ from infra.journal import runs
 from infra.journal.acceptance import accepted_keys
 from infra.journal.runs import RunRecord
 from infra.storage.store import DAMAGED, REMOVED, Store
+from infra.storage.work import spent
 from infra.tracking.delivered import Delivered
 from infra.tracking.garbage import HeldModel, HeldRun, Holdings, TrackedStore, local_files, path_of_uri
 from infra.tracking.lineage import reach
@@ -156,9 +157,11 @@ class _Facts:
         return ours and not needed
 
     def _is_below(self, artifact: str) -> bool:
+        places = ("artifacts", "work")  # checkpoints that stay lie in the second
         if self.store.objects:
-            return artifact.startswith(f"{self.store.uri}/artifacts/")
-        return path_of_uri(artifact).resolve().is_relative_to(self.store.root.resolve() / "artifacts")
+            return any(artifact.startswith(f"{self.store.uri}/{place}/") for place in places)
+        path, root = path_of_uri(artifact).resolve(), self.store.root.resolve()
+        return any(path.is_relative_to(root / place) for place in places)
 
     def _registered_elsewhere(self) -> Iterator[str]:
         """Of a root on an object store: what the SQLite files of other machines were told to register."""
@@ -199,12 +202,16 @@ class _Facts:
             yield Item(kind="artifact", name=_name(folder), reason=self.unneeded, paths=(folder,))
 
     def work_folders(self) -> Iterator[Item]:
-        """Those whose step is not needed, or finished."""
+        """Those whose step is not needed, or finished; of the latter the checkpoints on record stay."""
         for folder in sorted({*self.store.places("work"), *self.store.copies("work")}):
             if folder.name not in self.keys:
                 yield Item(kind="work folder", name=_name(folder), reason=self.unneeded, paths=(folder,))
-            elif self._is_finished(folder):
-                yield Item(kind="work folder", name=_name(folder), reason="its step is finished", paths=(folder,))
+            elif self._is_finished(folder) and (paths := self._spent(folder)):
+                yield Item(kind="work folder", name=_name(folder), reason="its step is finished", paths=paths)
+
+    def _spent(self, work: Path) -> tuple[Path, ...]:
+        records = self.manifests[work.name]["records"] if work.name in self.manifests else []
+        return spent(self.store.mirror, work, records)
 
     def _is_finished(self, work: Path) -> bool:
         try:

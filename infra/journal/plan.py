@@ -193,9 +193,8 @@ def neighbours(plan: Sequence[PlannedStep], cluster: Mapping[str, float]) -> dic
     for one, other in itertools.permutations(running, 2):
         a, b = one.step, other.step
         if a.name not in needs[b.name] and b.name not in needs[a.name]:
-            fits = a.resources.num_cpus + b.resources.num_cpus <= cluster.get("CPU", 0) and (
-                a.resources.num_gpus + b.resources.num_gpus <= cluster.get("GPU", 0)
-            )
+            both = (a.resources.held(cluster), b.resources.held(cluster))
+            fits = all(sum(one[name] for one in both) <= cluster.get(name, 0) for name in ("CPU", "GPU"))
             found[a.name][0 if fits else 1].append(b.name)
     return found
 

@@ -19,6 +19,8 @@ from infra.storage.raw import RawFile
 from infra.tracking.client import StepTracker
 from infra.tracking.records import Record
 
+STOP_NAME = "stop"
+"""The file in a work folder that asks its step to save what it has and end."""
 Scalar = float | int | str | None
 
 
@@ -45,7 +47,7 @@ class StepContext:
     """A new empty folder on local disk. What it holds when the function returns becomes the artifact."""
     work: Path
     """A folder that outlives a kill: checkpoints, finished rungs. The same for every attempt at this key; removed
-    after the commit."""
+    after the commit, but for the checkpoints that the step has put on record."""
     raw: Mapping[str, tuple[RawFile, ...]]
     """The raw input files by source name, resolved and digested when the run was planned."""
     tracker: StepTracker
@@ -78,6 +80,17 @@ class Resources:
 
     num_cpus: float = 1
     num_gpus: float = 0
+    max_cpus: float | None = None
+    """Of a step that takes what the cluster has, up to this; it runs from `num_cpus` on."""
+    max_gpus: float | None = None
+
+    def held(self, cluster: Mapping[str, float]) -> dict[str, float]:
+        """What it holds on a cluster that has `cluster` when it starts."""
+        wishes = {"CPU": (self.num_cpus, self.max_cpus), "GPU": (self.num_gpus, self.max_gpus)}
+        return {
+            name: fewest if most is None else max(fewest, min(most, cluster.get(name, 0.0)))
+            for name, (fewest, most) in wishes.items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +108,9 @@ class Step:
     resources: Resources = field(default_factory=Resources)
     max_retries: int = 1
     """How often it is tried again after an infrastructure error."""
+    stop_seconds: float = 0.0
+    """How long it is given to end in order when the run is stopped: it looks for the file STOP_NAME in its work folder.
+    Without it, it is ended at once."""
     frozen: bool = False
     """Once made it stays while what it is made from grows; see `infra.journal.freezing`. In no key."""
 

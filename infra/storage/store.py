@@ -1,7 +1,7 @@
 """ROOT: where artifacts lie, how one is begun, and how it becomes visible with one rename.
 
 ROOT/artifacts/<step>/<key>/   finished, with manifest.json
-ROOT/work/<step>/<key>/        checkpoints and finished units of a step that is not finished
+ROOT/work/<step>/<key>/        checkpoints and finished units of a step that is not finished; later those on record
 ROOT/temporary/                outputs of attempts; rubbish after a kill, removed by the next attempt or `gc`
 ROOT/accepted/ runs/           one file each
 ROOT/locks/ spool/ tracking/   one file each
@@ -29,6 +29,7 @@ from infra.storage import manifest
 from infra.storage.files import fsync, storage_error, write_atomic, write_json
 from infra.storage.mirror import MARK, PREFIX, Mirror
 from infra.storage.objects import SCHEMES, ObjectStore
+from infra.storage.work import clear
 
 DAMAGED, REMOVED = MARK, "removed-"
 """How the names begin, under temporary/, of what cannot be trusted and of what is being deleted."""
@@ -273,9 +274,7 @@ class Store:
         self.set_aside(step, key)
         temporary.rename(target)
         fsync(target.parent)
-        work = self.root / "work" / step / key
-        shutil.rmtree(work, ignore_errors=True)
-        self.mirror.drop(work)
+        clear(self.mirror, self.root / "work" / step / key, content.get("records", ()))
         return written
 
     def set_aside(self, step: str, key: str) -> Path | None:

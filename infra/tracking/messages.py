@@ -213,12 +213,22 @@ def step_finished(run: str, manifest: Mapping[str, Any], folder: Path, uri: str 
                     "uri": f"{uri or folder}/{record['path']}",
                 }
             )
+        elif record["type"] == "checkpoint":
+            messages.append(_checkpoint(own_id, key, record, now, uri or str(folder)))
         elif record["type"] == "prompt":
             messages.append({"kind": "prompt", "id": own_id, "record": record, "key": key})
         elif record["type"] == "trial":
             messages += trial(own_id, record, now)
     messages.append(run_ended(own_id, "FINISHED", manifest["finished_at"]))
     return messages
+
+
+def _checkpoint(own_id: str, key: str, record: Mapping[str, Any], time_ms: int, artifact: str) -> Message:
+    """A checkpoint as a model; it lies in ROOT/work/<step>/<key> beside ROOT/artifacts/<step>/<key>."""
+    root, _, step, _ = artifact.rsplit("/", 3)
+    place = f"{root}/work/{step}/{key}/{record['path']}"
+    model = {**record, "type": "model", "task": "checkpoint"}
+    return {"kind": "model", "id": own_id, "record": model, "key": key, "time": time_ms, "path": place, "uri": place}
 
 
 def repair(

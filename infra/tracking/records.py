@@ -47,6 +47,17 @@ class ModelRecord(_Record):
     alias: str | None = None
 
 
+class CheckpointRecord(_Record):
+    """A training checkpoint that stays in the step's work folder for as long as its artifact is needed, shown as a
+    LoggedModel that is linked, not uploaded."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    path: str
+    """Relative to the step's work folder."""
+    name: str
+    metrics: Mapping[str, float] = {}
+
+
 class PromptRecord(_Record):
     """A prompt template, shown as a version of a registered prompt."""
 
@@ -67,5 +78,7 @@ class TrialRecord(_Record):
     status: Literal["finished", "stopped", "failed"] = "finished"
 
 
-Record = Annotated[FileRecord | TableRecord | ModelRecord | PromptRecord | TrialRecord, Field(discriminator="type")]
+Record = Annotated[
+    FileRecord | TableRecord | ModelRecord | CheckpointRecord | PromptRecord | TrialRecord, Field(discriminator="type")
+]
 RECORDS: TypeAdapter[tuple[Record, ...]] = TypeAdapter(tuple[Record, ...])

@@ -72,7 +72,7 @@ def _checks(config: PipelineConfig, verify: bool) -> Iterator[Check]:
     )
     yield from _libraries()
     cores = os.cpu_count() or 1
-    wish = config.cluster.num_workers * config.cluster.threads_per_worker
+    wish = config.cluster.min_workers * config.cluster.threads_per_worker
     enough = config.cluster.address is not None or wish <= cores
     yield Check(
         name="cpus",

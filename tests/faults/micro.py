@@ -65,6 +65,7 @@ class Fault:
     event: str
     pattern: str
     nth: int = 1
+    signal: str = "SIGKILL"
 
 
 @dataclass(frozen=True, kw_only=True)

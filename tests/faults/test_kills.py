@@ -91,6 +91,26 @@ def test_a_kill_loses_nothing(fault: Fault, undisturbed: Left, tmp_path: Path) -
     assert not micro.orphans(*runs)
 
 
+@pytest.mark.faults
+def test_sigterm_to_the_driver_saves_at_once_and_loses_no_step(undisturbed: Left, tmp_path: Path) -> None:
+    """The only checkpoint is the one of the notice."""
+    notice = Fault(
+        "SIGTERM in the training", "driver", OPEN, r"/work/pretrain_mlm/.*/attempts\.log -> a", signal="SIGTERM"
+    )
+    first = micro.run(tmp_path, notice, "pretrain_mlm.checkpoint_every_steps=null")
+    assert first.code == 130, first.err
+    (newest,) = tmp_path.glob("root/work/pretrain_mlm/*/checkpoints/step_*/manifest.json")
+    step = int(newest.parent.name[5:12])
+    assert 0 < step < 8, "the training was over before it was told"
+    again = micro.run(tmp_path)
+    assert again.code == 0, again.err
+    (made,) = (one for one in json.loads(again.out)["steps"] if one["name"] == "pretrain_mlm")
+    assert made["measured"]["resumed_from_step"] == step
+    left = micro.left(tmp_path / "root")
+    assert (left.metrics, left.files, left.curves) == (undisturbed.metrics, undisturbed.files, undisturbed.curves)
+    assert not micro.orphans(first, again)
+
+
 def check_end(fault: Fault, ended: Ended) -> None:
     """A driver that lives says within seconds what was lost, and exits with 3."""
     if fault.victim in ("driver", "machine"):

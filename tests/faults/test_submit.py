@@ -27,6 +27,7 @@ pytestmark = pytest.mark.slow
 ARGUMENTS = tuple(word for word in micro.ARGUMENTS if word != "--json" and not word.startswith("--until"))
 LONG = "pretrain_mlm.steps=60"
 """So that a checkpoint is seen while the training goes on."""
+RARELY = "pretrain_mlm.checkpoint_every_steps=10000"
 ENDLESS = "pretrain_mlm.steps=20000"
 """So that a training goes on until somebody ends it, however slow the machine is at that."""
 MADE_BEFORE = ("task", "corpus", "tokenizer", "token_shards")
@@ -127,6 +128,10 @@ def checkpoint(root: Path, step: int) -> Callable[[], bool]:
     return lambda: any(root.glob(f"work/pretrain_mlm/*/checkpoints/step_{step:07}*/manifest.json"))
 
 
+def checkpoints(root: Path) -> list[Path]:
+    return list(root.glob("work/pretrain_mlm/*/checkpoints/step_*/manifest.json"))
+
+
 def measured(root: Path) -> dict[str, Any]:
     (path,) = (root / "artifacts" / "pretrain_mlm").iterdir()
     return dict(manifest.read(path)["measured"])
@@ -181,23 +186,25 @@ def test_a_driver_that_was_killed_is_submitted_again_and_goes_on(
 def test_who_stops_following_leaves_the_run_and_stop_ends_it(
     cluster: Cluster, fromzero: Fromzero, prepared: Path
 ) -> None:
-    follower = fromzero.submit(prepared, steps=ENDLESS)
+    follower = fromzero.submit(prepared, RARELY, steps=ENDLESS)
     until(lambda: cluster.processes("RayTrainWorker"), follower)
     follower.send_signal(signal.SIGINT)
     left_alone = ended(follower)
     assert left_alone.code == 130 and "Traceback" not in left_alone.err, left_alone.err
     name = left_alone.err.split()[0]
     assert f"{name} goes on\n" in left_alone.err and f"fromzero stop {name} --address" in left_alone.err
-    joined = ended(fromzero.submit(prepared, "--detach", steps=ENDLESS))
+    joined = ended(fromzero.submit(prepared, "--detach", RARELY, steps=ENDLESS))
     assert joined.code == 0 and f"{name} goes on already" in joined.err
     (running,) = fromzero("status", name[:20], "--json").json["submissions"]
     assert running["status"] == "RUNNING" and running["run"]["status"] == "RUNNING"
     driver = psutil.Process(running["run"]["process"]["pid"])
+    until(lambda: any(prepared.glob("work/pretrain_mlm/*/attempts.log")))
     stopped = fromzero("stop", name, "--json")
     assert stopped.code == 0, stopped.err
     assert stopped.json["status"] == "STOPPED" and stopped.json["run"]["status"] == "KILLED"
     assert not driver.is_running()
     until(lambda: not cluster.processes("RayTrainWorker"))
+    assert checkpoints(prepared)  # the one that it made when it was told to stop
     shown = fromzero("status")
     assert shown.code == 0 and re.search(rf"{name} .*STOPPED.* KILLED", shown.out)
 

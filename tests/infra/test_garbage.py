@@ -23,9 +23,9 @@ from infra.tracking.garbage import stores_of
 from infra.tracking.lineage import reach
 from infra.tracking.spool import Spool
 from infra.tracking.tracker import Destination
-from infra.tracking.writer import ID_TAG
+from infra.tracking.writer import ID_TAG, URI_TAG
 from pipelines.session import deliver
-from tests.infra.toy_root import CLUSTER, ToyRoot, training
+from tests.infra.toy_root import CLUSTER, ToyRoot, checkpointed, training
 from tests.infra.toy_steps import ToyConfig, step
 
 
@@ -186,6 +186,23 @@ def test_a_work_folder_goes_when_its_step_is_finished_but_not_while_its_artifact
     assert survey(root).items == ()
     path.write_text("1")
     assert [(item.kind, item.reason) for item in gc(root).items] == [("work folder", "its step is finished")]
+
+
+def test_checkpoints_on_record_stay_when_their_step_is_finished_and_go_with_it(root: ToyRoot) -> None:
+    keys = root.run(checkpointed("train"))
+    work = root.store.work_folder("train", keys["train"])
+    writer = root.writer
+    (found,) = [one for one in writer.client.search_logged_models([writer.experiment_id]) if one.name == "best"]
+    assert found.tags[URI_TAG] == str(work / "checkpoints" / "step_2")
+    left = [path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file()]
+    assert left == ["checkpoints/step_2/manifest.json"]
+    assert gc(root).items == ()
+    (work / "rest").write_text("of a commit that was killed")
+    assert [(item.reason, item.paths) for item in gc(root).items] == [("its step is finished", (work / "rest",))]
+    gone = gc(root, keep_runs=0)
+    assert {f"train/{keys['train']}"} == names(gone, "work folder") == names(gone, "artifact")
+    assert [item.name for item in gone.items if item.kind == "mlflow model"] == [f"{keys['train']}/checkpoints/step_2"]
+    assert not work.exists()
 
 
 def test_rubbish_of_killed_attempts_and_damaged_folders_that_were_set_aside_go(root: ToyRoot) -> None:

@@ -24,7 +24,7 @@ from infra.tracking.client import StepTracker
 from infra.tracking.config import TrackingConfig
 from infra.tracking.delivered import Delivered
 from infra.tracking.locations import destination
-from infra.tracking.records import ModelRecord
+from infra.tracking.records import CheckpointRecord, ModelRecord
 from infra.tracking.tracker import Destination, Tracker
 from infra.tracking.writer import KEY_TAG, Writer
 from tests.infra import toy_steps
@@ -42,6 +42,22 @@ def train(config: ToyConfig, inputs: Mapping[str, Artifact], context: StepContex
     os.link(weights, context.output / "model" / "weights")
     record = ModelRecord(path="model", name=context.step, task="fill-mask", metrics={"loss": 1.0})
     return replace(output, records=(*output.records, record))
+
+
+def save(config: ToyConfig, inputs: Mapping[str, Artifact], context: StepContext) -> StepOutput:
+    """A toy step with two checkpoints, of which one is to stay."""
+    output = toy_steps.add(config, inputs, context)
+    for name in ("step_1", "step_2"):
+        (context.work / "checkpoints" / name).mkdir(parents=True)
+        (context.work / "checkpoints" / name / "manifest.json").write_text("{}")
+    (context.work / "attempts.log").write_text("1 0")
+    record = CheckpointRecord(path="checkpoints/step_2", name="best", metrics={"validation_loss": 1.0})
+    return replace(output, records=(*output.records, record))
+
+
+def checkpointed(name: str) -> Step:
+    """A step with a checkpoint that stays."""
+    return replace(toy_steps.step(name), function="tests.infra.toy_root:save")
 
 
 def training(name: str, config: ToyConfig | None = None, **inputs: Step) -> Step:

@@ -23,6 +23,9 @@ def run(
     kill_at: int | None = None,
     kill_after_incident: int | None = None,
     disturb: Mapping[str, Any] | None = None,
+    term_at: int | None = None,
+    leave_at: Mapping[Path, int] | None = None,
+    full_rank: int | None = None,
     environment: Mapping[str, str] | None = None,
     program: str = "worker.py",
 ) -> str:
@@ -37,6 +40,10 @@ def run(
         kill_at: all ranks are killed when rank 0 logs this step.
         kill_after_incident: all ranks are killed when rank 0 has logged so many points after an incident.
         disturb: what `disturb.py` does to all of them.
+        kill_at: all ranks are killed when rank 0 logs this step and the checkpoints before it are whole.
+        term_at: SIGTERM comes to rank 1 when rank 0 logs this step.
+        leave_at: rank 0 is told to leave when it logs this step, by work folder.
+        full_rank: the files of this rank cannot become large.
         environment: more variables.
         program: what each process runs.
     """
@@ -44,8 +51,15 @@ def run(
     for work, config in works.items():
         work.mkdir(parents=True, exist_ok=True)
         full = {"cluster": {"num_workers": world_size}, **config}
-        jobs.append({"data": str(data), "work": str(work), "config": full, "kill_at": kill_at})
-        jobs[-1] |= {"kill_after_incident": kill_after_incident, "disturb": disturb}
+        disturbance = {
+            "kill_at": kill_at,
+            "term_at": term_at,
+            "leave_at": (leave_at or {}).get(work),
+            "full_rank": full_rank,
+            "kill_after_incident": kill_after_incident,
+            "disturb": disturb,
+        }
+        jobs.append({"data": str(data), "work": str(work), "config": full, **disturbance})
     home = next(iter(works))
     path = home / "jobs.json"
     path.write_text(json.dumps(jobs))

@@ -7,18 +7,26 @@ import re
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from components.pretraining.config import KINDS, PretrainConfig, micro_batch_size
 from components.pretraining.fit import problems
 from components.pretraining.schedule import learning_rate
+from infra.cluster.config import ClusterConfig
 from infra.energy.flops import matmul_parameters, transformer_flops
 from infra.journal.config import is_execution
+from infra.journal.step import Resources
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"global_batch_size": 32, "cluster": {"num_workers": 3}}, r"global_batch_size=32.*cluster.num_workers=3"),
+        (
+            {"global_batch_size": 32, "cluster": {"num_workers": [2, 4]}},
+            r"global_batch_size=32 .*every number of workers in cluster.num_workers=\[2, 4\], and is not of 3: "
+            r"set .*global_batch_size=36, or a range within 1, 2, 4$",
+        ),
         ({"model": {"hidden_size": 30, "num_heads": 4}}, r"hidden_size=30 must be a multiple of .*num_heads=4"),
         ({"objective": "causal_lm", "model": {"hidden_size": 36, "num_heads": 4}}, "must be even"),
         ({"objective": "causal_lm", "model": {"architecture": "bert"}}, "does not fit"),
@@ -46,6 +54,19 @@ def test_a_wrong_combination_is_named(values: dict[str, Any], message: str) -> N
 def test_settings_of_other_objectives_are_no_problem() -> None:
     for values in ({"masking_rate": 0.9}, {"mean_span_length": 500}, {"noise": ["document_rotation"] * 2}):
         assert problems(PretrainConfig.model_validate({"objective": "causal_lm", **values})) == []
+
+
+def test_a_range_of_workers_has_two_ends_in_order() -> None:
+    elastic, fixed = ClusterConfig(num_workers=(1, 3)), ClusterConfig(num_workers=2)
+    assert (elastic.min_workers, elastic.max_workers, elastic.is_elastic) == (1, 3, True)
+    assert (fixed.min_workers, fixed.max_workers, fixed.is_elastic) == (2, 2, False)
+    with pytest.raises(ValidationError, match=r"num_workers=\[3, 1\]: the first must not exceed the second"):
+        ClusterConfig(num_workers=(3, 1))
+
+
+def test_a_training_that_follows_the_cluster_holds_what_that_has_up_to_its_most() -> None:
+    wish = Resources(num_cpus=1, max_cpus=3, num_gpus=0, max_gpus=0)
+    assert [wish.held({"CPU": cpus})["CPU"] for cpus in (1.0, 2.0, 8.0)] == [1, 2, 3]
 
 
 def test_all_problems_are_told_at_once() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.pretraining.checkpoint import HISTORY_NAME, CheckpointStore, Progress
+from components.pretraining.retention import Retention
 from infra.storage import manifest
 from infra.storage.mirror import Mirror
 from infra.storage.objects import ObjectStore
@@ -13,7 +14,9 @@ FACTS = {"num_samples": 8, "world_size": 1, "zero_stage": 1, "precision": "fp32"
 
 
 def store(mirror: Mirror) -> CheckpointStore:
-    return CheckpointStore(mirror.root / "work" / "pretrain_mlm" / "key" / "checkpoints", "digest", 2, mirror)
+    return CheckpointStore(
+        mirror.root / "work" / "pretrain_mlm" / "key" / "checkpoints", "digest", Retention(newest=2), mirror
+    )
 
 
 def saved(mirror: Mirror, step: int) -> Path:

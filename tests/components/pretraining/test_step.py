@@ -48,7 +48,8 @@ def artifacts(data: Path) -> dict[str, Artifact]:
 
 def test_masked_lm_on_two_workers(ray_cluster: Mapping[str, float], tiny_data: Path, tmp_path: Path) -> None:
     here = context(tmp_path, "pretrain_mlm")
-    output = pretrain(PretrainConfig.model_validate(CONFIG), artifacts(tiny_data), here)
+    config = PretrainConfig.model_validate({**CONFIG, "permanent_checkpoint_every_steps": 3})
+    output = pretrain(config, artifacts(tiny_data), here)
     assert {path.name for path in (here.output / "model").iterdir()} >= {
         "config.json",
         "model.safetensors",
@@ -64,9 +65,12 @@ def test_masked_lm_on_two_workers(ray_cluster: Mapping[str, float], tiny_data: P
     ]
     assert "samples.json" in {record.path for record in output.records if record.type == "table"}
     assert len(json.loads((here.output / "samples.json").read_text())["data"]) == 4
+    assert 0 < float(output.measured["checkpoint_stall_seconds"] or 0) < float(output.measured["seconds"] or 0)
+    (lasting,) = [record for record in output.records if record.type == "checkpoint"]
+    assert lasting.name == "pretrain_mlm_step_3" and (here.work / lasting.path / "manifest.json").is_file()
     rows = [json.loads(line) for line in (here.output / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "train_loss" in row] == [2, 4, 6]
-    again = pretrain(PretrainConfig.model_validate(CONFIG), artifacts(tiny_data), _again(here, tmp_path / "again"))
+    again = pretrain(config, artifacts(tiny_data), _again(here, tmp_path / "again"))
     assert again.metrics == output.metrics
 
 
@@ -108,14 +112,14 @@ class GroupError(Exception):
 
 
 def test_a_foreign_error_names_the_worker() -> None:
-    found = unwrapped(GroupError(RuntimeError("connection closed by peer")))
+    found = unwrapped(GroupError(RuntimeError("connection closed by peer")), 2)
     assert isinstance(found, InfrastructureError)
     assert "training worker 1 failed" in str(found)
     assert "connection closed by peer" in str(found)
 
 
 def test_a_bug_in_a_worker_is_a_bug_with_its_traceback() -> None:
-    found = unwrapped(GroupError(KeyError("no such weight")))
+    found = unwrapped(GroupError(KeyError("no such weight")), 2)
     assert found.fault is Fault.BUG
     assert "Traceback of the worker" in str(found)
 

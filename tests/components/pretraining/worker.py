@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 
-class KillSink:
-    """Kills its own process, as the machine would, when the training tells of a step; or at the first incident, or so
-    many points after it."""
+class SignalSink:
+    """Disturbs the training when it tells of a step, as `processes.run` was told."""
 
-    def __init__(self, step: int | None, points_after_incident: int | None) -> None:
-        self.step = step
-        self.points_left = points_after_incident
+    def __init__(self, work: Path, told: Mapping[str, Any], pids: Path, notice: Any) -> None:
+        self.work, self.pids, self.notice = work, pids, notice
+        self.kill_at, self.term_at, self.leave_at = (told[name] for name in ("kill_at", "term_at", "leave_at"))
+        self.points_left: int | None = told["kill_after_incident"]
         self.incident = False
 
     def send(self, kind: str, step: str, payload: Mapping[str, Any]) -> None:
@@ -28,10 +31,18 @@ class KillSink:
         self.incident = self.incident or "skipped_batches" in payload["metrics"]
         if self.incident and self.points_left is not None:
             if self.points_left == 0:
-                os.kill(os.getpid(), 9)
+                os.kill(os.getpid(), signal.SIGKILL)
             self.points_left -= 1
-        if self.step is not None and payload["step"] >= self.step:
-            os.kill(os.getpid(), 9)
+        if self.kill_at is not None and payload["step"] >= self.kill_at:
+            while not all((one / "manifest.json").exists() for one in self.work.glob("checkpoints/step_*")):
+                time.sleep(0.01)  # the checkpoint under way
+            os.kill(os.getpid(), signal.SIGKILL)  # as the machine would
+        if payload["step"] == self.term_at:
+            os.kill(int((self.pids / "rank1.pid").read_text()), signal.SIGTERM)
+            self.term_at = None
+            time.sleep(0.2)  # so that it has come before the next step
+        if payload["step"] == self.leave_at:
+            self.notice()
 
 
 def main(path: str) -> None:
@@ -43,9 +54,11 @@ def main(path: str) -> None:
 
     from components.pretraining.config import PretrainConfig
     from components.pretraining.loop import train
+    from components.pretraining.notice import Notice
     from components.pretraining.training import TrainingJob
     from infra.tracking.client import StepTracker
 
+    Path(path).with_name(f"rank{rank}.pid").write_text(str(os.getpid()))
     torch.set_num_threads(1)
     store = dist.FileStore(os.environ["STORE"], world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
@@ -55,17 +68,22 @@ def main(path: str) -> None:
 
         disturb(jobs[0]["disturb"], rank)
     for told in jobs:
-        root = Path(told["data"])
+        root, work = Path(told["data"]), Path(told["work"])
+        notice = Notice().install()
+        sink = SignalSink(work, told, Path(path).parent, notice)
+        if rank == told["full_rank"]:  # the disk of this rank takes small files alone
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
         train(
             TrainingJob(
                 config=PretrainConfig.model_validate(told["config"]),
                 shards=root / "token_shards",
                 tokenizer=root / "tokenizer",
-                work=Path(told["work"]),
+                work=work,
                 key="k" * 32,
                 name="pretrain_mlm",
-                tracker=StepTracker(step="pretrain_mlm", sink=KillSink(told["kill_at"], told["kill_after_incident"])),
-            )
+                tracker=StepTracker(step="pretrain_mlm", sink=sink),
+            ),
+            notice,
         )
     dist.destroy_process_group()
 

@@ -2,13 +2,14 @@
 
 `FROMZERO_FAULT` holds JSON: `event`, an audit event of CPython (`open`, `os.rename`, `os.mkdir` ...), raised just
 before it is done; `pattern`, a regular expression that its arguments match; `nth`, which of the matching events of the
-whole run it is; `victim`, who is killed (see VICTIMS; `self` is the process of the event); `folder`, where the harness
-and the processes meet.
+whole run it is; `victim`, who gets `signal` (see VICTIMS; `self` is the process of the event); `folder`, where the
+harness and the processes meet.
 """
 
 import json
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def install(fault: dict) -> None:
         inside = True
         try:
             if count(folder / "events") == fault["nth"]:
-                kill(fault["victim"], folder, place)
+                kill(fault["victim"], folder, place, fault.get("signal", "SIGKILL"))
         finally:
             inside = False
 
@@ -54,7 +55,7 @@ def count(path: Path) -> int:
         os.close(descriptor)
 
 
-def kill(victim: str, folder: Path, place: str) -> None:
+def kill(victim: str, folder: Path, place: str, name: str) -> None:
     import psutil
 
     driver = psutil.Process(int((folder / "driver.pid").read_text()))
@@ -70,7 +71,7 @@ def kill(victim: str, folder: Path, place: str) -> None:
         os.fsync(stream.fileno())
     found.sort(key=lambda process: process.pid == os.getpid())  # this one last
     for process in found:
-        process.kill()
+        process.send_signal(getattr(signal, name))
 
 
 def newest_checkpoint(root: Path) -> int | None:
