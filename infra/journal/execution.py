@@ -116,7 +116,9 @@ class Execution:
         logger.warning("stopping: %s may save for up to %g s; interrupt again to end at once", names, seconds)
         for planned in asked.values():
             self.store.write(f"work/{planned.step.name}/{planned.key}/{STOP_NAME}", {"at": time.time()})
-        ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
+        ended, _ = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
+        for reference in ended:  # to cancel a task that has just ended aborts the whole process (2.60)
+            del self._running[reference]
 
     def _start_what_can(self, waiting: list[PlannedStep]) -> list[PlannedStep]:
         """Settles reused and blocked steps, starts what fits; returns what still waits."""

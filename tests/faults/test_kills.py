@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.storage import manifest
 from tests.faults import micro
 from tests.faults.micro import Ended, Fault, Left
 
@@ -92,23 +93,25 @@ def test_a_kill_loses_nothing(fault: Fault, undisturbed: Left, tmp_path: Path) -
 
 
 @pytest.mark.faults
-def test_sigterm_to_the_driver_saves_at_once_and_loses_no_step(undisturbed: Left, tmp_path: Path) -> None:
+def test_sigterm_to_the_driver_saves_at_once_and_loses_no_step(tmp_path: Path) -> None:
     """The only checkpoint is the one of the notice."""
-    notice = Fault(
-        "SIGTERM in the training", "driver", OPEN, r"/work/pretrain_mlm/.*/attempts\.log -> a", signal="SIGTERM"
-    )
-    first = micro.run(tmp_path, notice, "pretrain_mlm.checkpoint_every_steps=null")
+    arguments = ("--until=pretrain_mlm", "pretrain_mlm.steps=300", "pretrain_mlm.checkpoint_every_steps=null")
+    path = r"/work/pretrain_mlm/.*/attempts\.log -> a"
+    first = micro.run(tmp_path / "told", Fault("SIGTERM", "driver", OPEN, path, signal="SIGTERM"), *arguments)
     assert first.code == 130, first.err
-    (newest,) = tmp_path.glob("root/work/pretrain_mlm/*/checkpoints/step_*/manifest.json")
+    (newest,) = tmp_path.glob("told/root/work/pretrain_mlm/*/checkpoints/step_*/manifest.json")
     step = int(newest.parent.name[5:12])
-    assert 0 < step < 8, "the training was over before it was told"
-    again = micro.run(tmp_path)
-    assert again.code == 0, again.err
-    (made,) = (one for one in json.loads(again.out)["steps"] if one["name"] == "pretrain_mlm")
+    assert 0 < step < 300
+    runs = [micro.run(tmp_path / name, None, *arguments) for name in ("told", "undisturbed")]
+    assert [run.code for run in runs] == [0, 0], runs[0].err
+    (made,) = (one for one in json.loads(runs[0].out)["steps"] if one["name"] == "pretrain_mlm")
     assert made["measured"]["resumed_from_step"] == step
-    left = micro.left(tmp_path / "root")
-    assert (left.metrics, left.files, left.curves) == (undisturbed.metrics, undisturbed.files, undisturbed.curves)
-    assert not micro.orphans(first, again)
+    told, undisturbed = (
+        manifest.verify(next((tmp_path / name / "root/artifacts/pretrain_mlm").iterdir()))
+        for name in ("told", "undisturbed")
+    )
+    assert told["files"] == undisturbed["files"] and told["metrics"] == undisturbed["metrics"]
+    assert not micro.orphans(first, *runs)
 
 
 def check_end(fault: Fault, ended: Ended) -> None:
