@@ -6,12 +6,13 @@
     memory               Rajbhandari et al. 2020 (memory.py), Korthikanti et al. 2022 (activations.py)
     network              Rajbhandari et al. 2020, section 7: 2 Psi elements a rank for stage 0 to 2, 3 Psi for stage 3,
                          times (N-1)/N, what a ring sends (Patarasuk and Yuan 2009)
-    checkpoint           fp32 weights and Adam's moments, beside the weights of the training: 14 Psi bytes in bf16
+    checkpoint           fp32 weights and Adam's moments, beside the weights of the training: 14 Psi bytes in bf16,
+                         12 under stage 3
 
 Hours at a stated MFU include communication, as MFUs that people publish do; where the network alone would take longer
 than that, the hours are those of the network. Padding, validation and checkpoints are not counted. On this project's
-machine of two cores the same arithmetic with two more terms predicts other trainings from 20 steps of one
-(`predicted_step_seconds`, `python -m tests.benchmarks.prediction`).
+machine of two cores the same arithmetic with a fixed time for each layer predicts other trainings from 20
+steps (`step_seconds`, `python -m tests.benchmarks.prediction`).
 
 Shapes: Psi parameters, N workers, L tokens of a sequence.
 """
@@ -102,7 +103,9 @@ def scale(config: PretrainConfig, vocab_size: int, stage: int) -> Scale:
         network_bytes_per_step=sent,
         checkpoint_bytes=checkpoint_bytes(config, vocab_size, stage, ranks),
         export_bytes=4.0 * psi,
-        compute_seconds_per_step=flops / (ranks * peak * TFLOPS * cluster.expected_mfu) if peak else None,
+        compute_seconds_per_step=(
+            step_seconds(config, vocab_size, ranks, peak * TFLOPS * cluster.expected_mfu) if peak else None
+        ),
         network_seconds_per_step=8 * sent / (network * 1e9) if network else None,
     )
 
@@ -152,7 +155,8 @@ def network_bytes(config: PretrainConfig, vocab_size: int, stage: int, num_ranks
 
 
 def checkpoint_bytes(config: PretrainConfig, vocab_size: int, stage: int, num_ranks: int) -> float:
-    """A DeepSpeed checkpoint, the files of all ranks: optimizer states once, and the weights of the training once.
+    """A DeepSpeed checkpoint, the files of all ranks: optimizer states once, and the weights of the training once,
+    which stage 3 leaves to the fp32 ones (measured to 0.1 %, `python -m tests.benchmarks.memory`).
 
     Args:
         config: of the training.
@@ -162,4 +166,24 @@ def checkpoint_bytes(config: PretrainConfig, vocab_size: int, stage: int, num_ra
     """
     psi, size = num_parameters(config, vocab_size), ELEMENT_BYTES[config.precision]
     optimizer = 8 + (4 if size < 4 or stage else 0)
-    return psi * (optimizer + size)
+    return psi * (optimizer + (size if stage < 3 else 0))
+
+
+def step_seconds(
+    config: PretrainConfig, vocab_size: int, num_ranks: int, flops_per_second: float, layer_seconds: float = 0.0
+) -> float:
+    """Seconds of one optimizer step without communication.
+
+    Args:
+        config: of the training.
+        vocab_size: tokens of the tokenizer.
+        num_ranks: N.
+        flops_per_second: of a worker, its peak times its MFU.
+        layer_seconds: what a layer of a micro batch costs whatever its size: kernels that start, hooks, small
+            operators. A GPU of a large model hides it; a core that trains 4 layers of width 256 spends a third of its
+            time in it (tests/benchmarks/LOG.md). Embeddings and head count as one more layer.
+    """
+    layers = network_sizes(config, vocab_size).num_layers * (2 if config.kind == "encoder_decoder" else 1)
+    micro_batches = config.global_batch_size // num_ranks // micro_batch_size(config, num_ranks)
+    compute = step_flops(config, vocab_size) / (num_ranks * flops_per_second)
+    return compute + micro_batches * (layers + 1) * layer_seconds

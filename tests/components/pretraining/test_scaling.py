@@ -72,6 +72,7 @@ def test_fp32_of_stage_0_has_no_masters_to_save() -> None:
     config = llama(precision="fp32")
     assert checkpoint_bytes(config, VOCAB, 0, 2) == 12 * num_parameters(config, VOCAB)
     assert checkpoint_bytes(config, VOCAB, 1, 2) == 16 * num_parameters(config, VOCAB)
+    assert checkpoint_bytes(config, VOCAB, 3, 2) == 12 * num_parameters(config, VOCAB)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

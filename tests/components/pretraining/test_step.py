@@ -48,8 +48,11 @@ def artifacts(data: Path) -> dict[str, Artifact]:
 
 def test_masked_lm_on_two_workers(ray_cluster: Mapping[str, float], tiny_data: Path, tmp_path: Path) -> None:
     here = context(tmp_path, "pretrain_mlm")
-    config = PretrainConfig.model_validate({**CONFIG, "permanent_checkpoint_every_steps": 3})
+    more = {"permanent_checkpoint_every_steps": 3, "zero_stage": "auto"}
+    config = PretrainConfig.model_validate({**CONFIG, **more})
     output = pretrain(config, artifacts(tiny_data), here)
+    assert output.measured["zero_stage"] == 0  # anything fits the memory of a node of this Ray
+    assert "zero_stage=auto: 0, the smallest that fits" in str(output.measured["zero_stage_reason"])
     assert {path.name for path in (here.output / "model").iterdir()} >= {
         "config.json",
         "model.safetensors",
