@@ -46,13 +46,14 @@ class Beat(BaseModel):
     stack: str = ""
 
     def __str__(self) -> str:
-        what = f"rank {self.rank} (host {self.host}, pid {self.pid}): step {self.step}, phase {self.phase}"
+        who = f"rank {self.rank} (host {self.host}, pid {self.pid}): "
+        where = f"step {self.step}, phase {self.phase}"
         if self.phase in ("forward", "backward"):
-            what += f", micro batch {self.micro_batch}"
-        what += f", for {self.seconds:.0f} s"
+            where += f", micro batch {self.micro_batch}"
         if not self.answers:
-            return what + "; its process does not answer: stopped, starved, or in code that never lets go of Python"
-        return what + (", waits in a collective" if self.waits else "")
+            why = "stopped, starved, or in code that never lets go of Python"
+            return f"{who}its process does not answer for {self.seconds:.0f} s: {why}; what it told last: {where}"
+        return f"{who}{where}, for {self.seconds:.0f} s" + (", waits in a collective" if self.waits else "")
 
 
 def culprits(beats: Sequence[Beat]) -> list[Beat]:

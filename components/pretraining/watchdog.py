@@ -1,12 +1,12 @@
 """Watches for a rank that hangs: a daemon thread in each rank, beside the training thread.
 
-The training thread marks its phases, which costs 0.2 microseconds a mark. The watching threads tell one another through
-a store of their own (torch's TCPStore, on the loopback address where all ranks are on one machine), so a training
-thread that is stuck in C++ or sleeps does not matter, and nothing is asked of the file system. When a rank has been in
-one phase for longer than the deadline, each tells where its training thread is, and the lowest rank that answers writes
-the report (hang.py says who is to blame). Then the culprits end: by themselves, or a process that does not answer by a
-kill from its machine. The others find their collectives broken, raise the report as InfrastructureError, and Ray starts
-all of them again from the newest checkpoint; one that is not out after END_SECONDS ends itself.
+The training thread marks its phases, which costs 0.2 microseconds a mark. The watching threads tell one another by a
+store of their own (torch's TCPStore, on the loopback address where all ranks are on one machine), so a training thread
+that is stuck in C++ or sleeps does not matter, and nothing is asked of the file system. When a rank has been in one
+phase for longer than the deadline, each tells where its training thread is, and the lowest rank that answers writes the
+report (hang.py says who is to blame). Then the culprits end: by themselves, or a process that does not answer by a kill
+from its machine. The others find their collectives broken, raise the report as InfrastructureError, and Ray starts all
+of them again from the newest checkpoint; one that is not out after END_SECONDS ends itself.
 
 A process that is stopped takes its sockets along: a store in it neither answers nor fails, so a second thread looks
 after the first.
