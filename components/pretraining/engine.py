@@ -10,6 +10,7 @@ Nothing is compiled: DeepSpeed 0.19.8 would build a shared-memory all-reduce wit
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -70,6 +71,44 @@ def import_deepspeed() -> Any:
     return deepspeed
 
 
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Numbers of `mallopt` in glibc's malloc.h."""
+LARGEST_INT = 2**31 - 1
+HEAP_STEP_BYTES = 64 * 2**20
+
+
+def reuse_freed_memory() -> bool:
+    """Has the C library keep what is freed for the next allocation, in this process; false where it is not glibc.
+
+    By default each tensor over 32 MiB, and whatever was last on the heap, goes back to the kernel when it is freed, and
+    the next one is made of zeroed pages, each by a fault: 24,000 to 32,000 of them in a step of 2,048 tokens of a GPT-2
+    of 5.9M parameters, and a seventh of its CPU time. The process then stays as large as it has ever been, which in a
+    training it is in every step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, LARGEST_INT), (M_TOP_PAD, HEAP_STEP_BYTES))
+    taken = [mallopt(name, value) == 1 for name, value in settings]
+    return all(taken)
+
+
+def _lighten(optimizer: Any) -> None:
+    """Leaves out what DeepSpeed's ZeRO-1/2 step does twice on a CPU.
+
+    - Whether a gradient is finite: it takes the largest and the smallest value of each, to skip a step that would spoil
+      the weights. The gradient norm, which it computes next, is not finite in the same cases, and skips the step too.
+    - The norm of each gradient in fp64, of an fp64 copy: fp32 differs by 1e-7.
+
+    Together they are half of what its optimizer step costs beyond that of plain torch.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    if getattr(optimizer, "compute_grad_norm", False) and getattr(optimizer, "dtype", None) != torch.float16:
+        optimizer.check_overflow = lambda partition_gradients=True: None
+    get_accelerator().is_fp64_supported = lambda: False
+
+
 def deepspeed_config(config: PretrainConfig, world_size: int, num_parameters: int) -> dict[str, Any]:
     """What DeepSpeed is told; batch sizes are derived so that the global batch is the same at any world size.
 
@@ -124,6 +163,8 @@ class TrainingEngine:
 
     def __init__(self, module: nn.Module, config: PretrainConfig, world_size: int) -> None:
         deepspeed = import_deepspeed()
+        if not config.cluster.num_gpus_per_worker:
+            reuse_freed_memory()
         self.module = module
         self.names = dict(module.named_parameters())
         num_parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -144,6 +185,8 @@ class TrainingEngine:
         self.engine, _, _, _ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=told, dist_init_required=False
         )
+        if self.engine.device.type == "cpu":
+            _lighten(self.engine.optimizer)
         for name, buffer in buffers.items():
             owner, _, leaf = name.rpartition(".")
             module.get_submodule(owner)._buffers[leaf] = buffer.to(self.engine.device)
