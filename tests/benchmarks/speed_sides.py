@@ -1,7 +1,7 @@
 """The sides of the speed benchmark as processes: `python -m tests.benchmarks.speed_sides SIDE.json`.
 
 All train the same network on the same global batches, in the same precision, with the same optimizer and schedule, and
-keep apart the documents of a packed sequence. `plain` and `deepspeed` have what ours has: the head on the targets alone,
+keep apart the documents of a packed sequence. `plain` and `deepspeed` have what ours has: the head on targets alone
 and the allocator's setting. `trainer` is what Hugging Face's `Trainer` does with the same network by itself.
 
 The environment has RANK and WORLD_SIZE, as torchrun sets them.
