@@ -82,7 +82,7 @@ def reuse_freed_memory() -> bool:
 
     By default each tensor over 32 MiB, and whatever was last on the heap, goes back to the kernel when it is freed, and
     the next one is made of zeroed pages, each by a fault: 24,000 to 32,000 of them in a step of 2,048 tokens of a GPT-2
-    of 5.9M parameters, and a seventh of its CPU time. The process then stays as large as it has ever been, which in a
+    of 5.9M parameters, and an eighth of its CPU time. The process then stays as large as it has ever been, which in a
     training it is in every step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -98,9 +98,9 @@ def _lighten(optimizer: Any) -> None:
 
     - Whether a gradient is finite: it takes the largest and the smallest value of each, to skip a step that would spoil
       the weights. The gradient norm, which it computes next, is not finite in the same cases, and skips the step too.
-    - The norm of each gradient in fp64, of an fp64 copy: fp32 differs by 1e-7.
+    - The norm of each gradient in fp64, of an fp64 copy: fp32 differed by 8e-6 at most (20 draws of 9.4M elements).
 
-    Together they are half of what its optimizer step costs beyond that of plain torch.
+    Without them its step takes 28 CPU ms in place of 39 for 5.85M parameters on one rank; that of plain torch takes 22.
     """
     from deepspeed.accelerator import get_accelerator
 
