@@ -22,6 +22,7 @@ from torch import nn
 
 from components.pretraining import gradients
 from components.pretraining.config import PretrainConfig
+from components.pretraining.cpu import lighten, reuse_freed_memory
 from components.pretraining.ds_config import deepspeed_config
 from components.pretraining.optimizers import make_optimizer, parameter_groups
 from infra.errors import ConfigError
@@ -110,6 +111,8 @@ class TrainingEngine:
 
     def __init__(self, module: nn.Module, config: PretrainConfig, world_size: int) -> None:
         deepspeed = import_deepspeed()
+        if not config.cluster.num_gpus_per_worker:
+            reuse_freed_memory()
         self.module = module
         self.names = dict(module.named_parameters())
         num_parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -125,6 +128,8 @@ class TrainingEngine:
             self.engine, _, _, _ = deepspeed.initialize(
                 model=module, optimizer=optimizer, config=told, dist_init_required=False
             )
+        if self.device.type == "cpu":
+            lighten(self.engine.optimizer)
         for name, buffer in buffers.items():
             owner, _, leaf = name.rpartition(".")
             module.get_submodule(owner)._buffers[leaf] = buffer.to(self.engine.device)

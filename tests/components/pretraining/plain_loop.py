@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from components.pretraining.batches import make_batch, make_objective
 from components.pretraining.config import PretrainConfig
@@ -25,12 +26,16 @@ def plain_loop(config: PretrainConfig, data: Path) -> Iterator[float]:
     shards = TokenShards(data / "token_shards", "train")
     objective, device = make_objective(config, shards, data / "tokenizer"), torch.device("cpu")
     module = TargetLoss(build_model(config, shards.index.vocab_size, {"pad": 0, "bos": 2, "eos": 3}))
-    weights, low = dict(module.named_parameters()), config.precision == "bf16"
-    masters = {n: w.detach().bfloat16().float() if low else w for n, w in weights.items()}
-    for name, weight in weights.items():
-        weight.data = weight.data.bfloat16() if low else weight.data
-        masters[name].grad = torch.zeros_like(masters[name])
-    optimizers = [(optimizer, [group["lr"] for group in optimizer.param_groups]) for optimizer in made(config, masters)]
+    names, weights = zip(*module.named_parameters(), strict=True)
+    masters, low = list(weights), config.precision == "bf16"
+    if low:
+        masters = [nn.Parameter(weight.detach().bfloat16().float()) for weight in weights]
+        for weight, master in zip(weights, masters, strict=True):
+            weight.data, master.grad = weight.data.bfloat16(), torch.zeros_like(master)
+    optimizers = [
+        (optimizer, [group["lr"] for group in optimizer.param_groups])
+        for optimizer in made(config, dict(zip(names, masters, strict=True)))
+    ]
     sampler = Sampler(num_sequences=len(shards), global_batch_size=config.global_batch_size, seed=config.seed)
     for step in range(config.steps):
         indices_G, epochs_G = sampler.global_batch(step)
@@ -44,18 +49,18 @@ def plain_loop(config: PretrainConfig, data: Path) -> Iterator[float]:
             loss = module(**batch.to(device))[0] / num_targets
             loss.backward()
             total += loss.item()
-            for name, weight in weights.items() if low else ():
-                masters[name].grad += weight.grad.float()
-                weight.grad = None
-        torch.nn.utils.clip_grad_norm_(masters.values(), config.gradient_clipping or float("inf"))
+            if low:
+                torch._foreach_add_([master.grad for master in masters], [weight.grad for weight in weights])
+                module.zero_grad()
+        nn.utils.clip_grad_norm_(masters, config.gradient_clipping or float("inf"))
         for optimizer, peaks in optimizers:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * schedule_factor(config, step)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=False)
+        torch._foreach_zero_([master.grad for master in masters])
         if low:
-            for name, weight in weights.items():
-                weight.data.copy_(masters[name].data)
+            with torch.no_grad():
+                torch._foreach_copy_(weights, masters)
         yield total
 
 
