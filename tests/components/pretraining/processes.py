@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[3]
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 300
 
 
 def run(
