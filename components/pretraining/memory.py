@@ -57,7 +57,7 @@ MAX_LIVE_PARAMETERS = 1_000_000_000
 """DeepSpeed's default: elements of gathered weights that stage 3 holds at most."""
 PROCESS_BYTES = GIB
 """Allowed for what a worker takes without a model. On a CPU that is 0.5 GiB resident after the imports (torch,
-transformers, DeepSpeed, Ray); on a GPU, where it stands for the CUDA context and NCCL's buffers, it was not measured."""
+transformers, DeepSpeed, Ray); on a GPU, where it stands for the CUDA context and NCCL, it was not measured."""
 
 
 def paper_bytes(num_parameters: int, stage: int, num_ranks: int, optimizer_bytes: int = ADAM_BYTES) -> float:
