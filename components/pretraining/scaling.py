@@ -12,7 +12,7 @@
 Hours at a stated MFU include communication, as MFUs that people publish do; where the network alone would take longer
 than that, the hours are those of the network. Padding, validation and checkpoints are not counted. On this project's
 machine of two cores the same arithmetic with a fixed time for each layer predicts other trainings from 20
-steps (`step_seconds`, `python -m tests.benchmarks.prediction`).
+steps, seven of nine within 20 % on a busy machine (`step_seconds`, `python -m tests.benchmarks.prediction`).
 
 Shapes: Psi parameters, N workers, L tokens of a sequence.
 """
@@ -180,8 +180,8 @@ def step_seconds(
         num_ranks: N.
         flops_per_second: of a worker, its peak times its MFU.
         layer_seconds: what a layer of a micro batch costs whatever its size: kernels that start, hooks, small
-            operators. A GPU of a large model hides it; a core that trains 4 layers of width 256 spends a third of its
-            time in it (tests/benchmarks/LOG.md). Embeddings and head count as one more layer.
+            operators. A GPU of a large model hides it; a core that trains 4 layers of width 256 spends two fifths of
+            its time in it (tests/benchmarks/LOG.md). Embeddings and head count as one more layer.
     """
     layers = network_sizes(config, vocab_size).num_layers * (2 if config.kind == "encoder_decoder" else 1)
     micro_batches = config.global_batch_size // num_ranks // micro_batch_size(config, num_ranks)
