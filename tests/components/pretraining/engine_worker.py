@@ -58,7 +58,7 @@ def drive(data: Path, values: Any, batches: Any, special: str | None) -> dict[st
     config = PretrainConfig.model_validate(values)
     rank, world_size, shards = dist.get_rank(), dist.get_world_size(), TokenShards(data / "token_shards", "train")
     module = TargetLoss(build_model(config, shards.index.vocab_size, {"pad": 0, "bos": 2, "eos": 3}))
-    engine, objective = TrainingEngine(module, config, world_size), make_objective(config, shards)
+    engine, objective = TrainingEngine(module, config, world_size), make_objective(config, shards, data / "tokenizer")
     sampler = Sampler(num_sequences=len(shards), global_batch_size=config.global_batch_size, seed=config.seed)
     found: dict[str, Any] = {"losses": [], "norms": [], "applied": []}
     for count, step in enumerate(batches):
