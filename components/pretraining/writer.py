@@ -6,8 +6,8 @@ in a process group of the thread's own (gloo), so that nothing gets between the 
 checkpoint is under way at a time: the next save waits for it, and so does the end. What goes wrong on any rank is told
 to all, and raised in the training at its next step.
 
-On two busy cores a checkpoint of 59 MiB stops the training for 0.04 s in place of 0.27, and steps beside the writing are
-as fast as others (`tests/benchmarks/LOG.md`). The price is one copy of the state in host memory (`snapshot.py`).
+On two busy cores a checkpoint of 59 MiB stops the training for 0.04 s in place of 0.27, and steps beside the writing
+are as fast as others (`tests/benchmarks/LOG.md`). The price is one copy of the state in host memory (`snapshot.py`).
 """
 
 from __future__ import annotations
