@@ -115,14 +115,20 @@ class CheckpointStore:
         self.retention = retention
         self.mirror = mirror
 
-    def newest(self) -> Checkpoint | None:
-        """The newest complete checkpoint; damaged ones are set aside, unfinished ones removed. Rank 0 only."""
+    def newest(self, until: int | None = None) -> Checkpoint | None:
+        """The newest complete checkpoint; damaged ones are set aside, unfinished ones removed. Rank 0 only.
+
+        Args:
+            until: the last step that it may be of.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         for folder in self.folder.glob("step_*"):
             if not (folder / folder_manifest.NAME).exists():
                 logger.info("removing the unfinished checkpoint %s", folder)
                 shutil.rmtree(folder)
         for name in reversed(self._names()):
+            if until is not None and _step_of(name) > until:
+                continue
             folder = self.folder / name
             self.mirror.pull(folder)
             try:

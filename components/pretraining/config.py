@@ -130,7 +130,7 @@ class HealthConfig(FrozenConfig):
         8.0, gt=0, description="a loss this many standard deviations of its noise above the recent ones is a spike"
     )
     spike_window_steps: int = Field(100, ge=20, description="losses that the noise is taken from, steps")
-    rollback_steps: int = Field(10, ge=1, description="optimizer steps that a rollback undoes")
+    rollback_steps: int = Field(10, ge=1, description="optimizer steps that a rollback undoes, at most")
     max_incidents: int = Field(10, ge=1, description="skips and rollbacks; one more stops the training")
     max_gradient_norm: float | None = Field(
         None, gt=0, description="bound of the gradient norm before clipping; null for none"

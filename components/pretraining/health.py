@@ -15,9 +15,10 @@ WordNet glosses, loss 7.6 to 4.0) the largest of 2,979 losses stood 4.4 deviatio
 4, 13 at 3.
 
 What follows is by conf. Skip: the batch is stepped over. Rollback, as PaLM did by hand (Chowdhery et al. 2022, section
-5.1: back about 100 steps, then 200 to 500 batches left out): the last `rollback_steps` updates are undone, and their
-batches and the bad one are stepped over. Where the state of that step comes from does not matter: any checkpoint that
-is old enough, and its steps made again. So the outcome depends on no setting of checkpoints.
+5.1: back about 100 steps, then 200 to 500 batches left out): the last `rollback_steps` updates are undone, or those
+since the last rollback if they are fewer, and their batches and the bad one are stepped over. Where the state of that
+step comes from does not matter: any checkpoint that is old enough, and its steps made again. So the outcome depends on
+no setting of checkpoints.
 
 The batch of a step follows from the step and the list of incidents alone; see `batch_of_step`.
 """
@@ -33,7 +34,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from components.pretraining.config import HealthConfig, PretrainConfig
+from components.pretraining.config import HealthConfig
 
 Kind = Literal["non_finite_loss", "non_finite_gradient_norm", "gradient_norm", "loss_spike"]
 Verdict = Literal["accept", "skip", "rollback", "stop"]
@@ -173,28 +174,22 @@ def incident(config: HealthConfig, finding: Finding, incidents: Sequence[Inciden
         verdict="rollback" if rolled_back else "skip",
         step=step + 1,
         batch=batch,
-        first_batch=batch_of_step(incidents, rollback_target(config, step)) if rolled_back else batch,
+        first_batch=batch_of_step(incidents, rollback_target(config, incidents, step)) if rolled_back else batch,
         value=finding.value if math.isfinite(finding.value) else None,
         bound=finding.bound,
     )
 
 
-def rollback_target(config: HealthConfig, step: int) -> int:
-    """The step that a rollback at `step` steps done goes back to."""
-    return max(0, step - config.rollback_steps)
+def rollback_target(config: HealthConfig, incidents: Iterable[Incident], step: int) -> int:
+    """The step that a rollback at `step` steps done goes back to: never before that of a rollback before it, for the
+    checkpoint that it took is the last that is left."""
+    undone = [one.step - 1 for one in incidents if one.verdict == "rollback"]
+    return max(0, *(done - config.rollback_steps for done in (*undone, step)))
 
 
 def may_roll_back(config: HealthConfig) -> bool:
     """Whether a rollback can happen: the training then needs checkpoints old enough, the first of step 0."""
     return "rollback" in (config.on_non_finite_loss, config.on_loss_spike)
-
-
-def num_kept_checkpoints(config: PretrainConfig) -> int:
-    """Checkpoints that stay: so many that, where rollbacks may happen, one is always `rollback_steps` old."""
-    every, health = config.checkpoint_every_steps, config.health
-    if every is None or not may_roll_back(health):
-        return config.keep_checkpoints
-    return max(config.keep_checkpoints, math.ceil(health.rollback_steps / every) + 1)
 
 
 def _told(kind: Kind, value: float | None, bound: float | None) -> str:

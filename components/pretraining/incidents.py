@@ -18,7 +18,7 @@ from components.pretraining.health import Finding, Incident, incident, num_stepp
 from components.pretraining.reshard import restore
 from components.pretraining.sampler import IntArray
 from components.pretraining.training import Training
-from infra.errors import InfrastructureError, TrainingError
+from infra.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,7 @@ def answer(training: Training, finding: Finding, indices_G: IntArray, epochs_G: 
         epochs_G: the epoch of each.
 
     Raises:
-        TrainingError: the verdict is stop.
-        InfrastructureError: a rollback finds no checkpoint.
+        TrainingError: the verdict is stop, or a rollback finds no checkpoint.
     """
     state, config = training.state, training.config
     batch, before = training.next_batch, state.progress.incidents
@@ -55,7 +54,7 @@ def answer(training: Training, finding: Finding, indices_G: IntArray, epochs_G: 
     state.progress = state.progress.model_copy(update={"incidents": (*before, new)})
     _log(training, row | {"first_batch": new.first_batch}, state.progress.incidents)
     if finding.verdict == "rollback":
-        _roll_back(training, rollback_target(config.health, state.step))
+        _roll_back(training, rollback_target(config.health, before, state.step))
 
 
 def _why_stop(training: Training, finding: Finding, where: str) -> str:
@@ -91,16 +90,17 @@ def _roll_back(training: Training, target: int) -> None:
     training.writer.wait()
     chosen: list[Any] = [None]
     if dist.get_rank() == 0:
-        store.drop_after(target)
-        chosen = [store.newest()]
+        chosen = [store.newest(target)]
+        if chosen[0] is not None:
+            store.drop_after(target)
     dist.broadcast_object_list(chosen)
-    store.forget_after(target)
     checkpoint = chosen[0]
     if checkpoint is None:
-        raise InfrastructureError(
+        raise TrainingError(
             f"{store.folder}: no complete checkpoint of step {target} or before, to which health would roll back: "
-            "run again, and the training begins anew"
+            "set health to skip, or remove the folder, and the training begins anew"
         )
+    store.forget_after(target)
     store.mirror.pull(checkpoint.folder)
     _tell(f"rolled back to step {target}, from {checkpoint.folder}")
     restore(training.engine, checkpoint, config, dist.get_world_size())

@@ -160,12 +160,18 @@ def _flats(folder: Path, stage: int, rank: int, names: Sequence[str]) -> dict[st
         inner, weights = saved["optimizer_state_dict"], saved["fp32_flat_groups"]
     else:
         inner, weights = saved["base_optimizer_state"], saved["single_partition_of_fp32_groups"]
-    states = [inner["state"][index] for index in range(len(weights))]
+    flats = [weight.detach().reshape(-1) for weight in weights]
+    states = inner["state"] or {index: _no_state(flat) for index, flat in enumerate(flats)}  # before the first step
     return {
-        "weight": [weight.detach().reshape(-1) for weight in weights],
-        **{kind: [state[kind].reshape(-1) for state in states] for kind in MOMENTS},
+        "weight": flats,
+        **{kind: [states[index][kind].reshape(-1) for index in range(len(flats))] for kind in MOMENTS},
         "step": float(states[0]["step"]),
     }
+
+
+def _no_state(flat: torch.Tensor) -> dict[str, Any]:
+    """Adam's before its first step; takes one element of memory."""
+    return {"step": 0.0, **dict.fromkeys(MOMENTS, torch.zeros(1).expand(flat.shape))}
 
 
 @torch.no_grad()

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from components.pretraining.config import HealthConfig, PretrainConfig
+from components.pretraining.config import HealthConfig
 from components.pretraining.health import (
     Incident,
     batch_of_step,
     incident,
     judge,
-    num_kept_checkpoints,
     num_stepped_over,
+    rollback_target,
     spike_bound,
 )
 
@@ -131,18 +131,19 @@ def test_a_rollback_steps_over_the_batches_of_the_steps_that_it_undoes() -> None
     first = incident(config, found, (), 24)
     assert (first.first_batch, first.batch, first.step) == (20, 24, 25)
     second = incident(config, found, (first,), 22)  # steps 18-21 had batches 18, 19, 25, 26; the bad one is 27
-    assert (second.first_batch, second.batch) == (18, 27)
+    assert (second.first_batch, second.batch) == (25, 27)  # no further back than the first went
+    third = incident(config, found, (first, second), 30)
+    assert (third.first_batch, third.batch) == (34, 38)
     assert incident(config, found, (), 2).first_batch == 0
 
 
-@pytest.mark.parametrize(("every", "steps", "kept"), [(3, 10, 5), (10, 10, 2), (200, 10, 2), (None, 10, 2)])
-def test_so_many_checkpoints_are_kept_that_one_is_old_enough(every: int | None, steps: int, kept: int) -> None:
-    told = {"on_loss_spike": "rollback", "rollback_steps": steps}
-    config = PretrainConfig.model_validate({"checkpoint_every_steps": every, "health": told})
-    assert num_kept_checkpoints(config) == kept
-    if every is None:
-        return
-    for step in range(steps + every, steps + 5 * every):
-        saved = list(range(0, step + 1, every))[-kept:]
-        assert saved[0] <= step - steps
-    assert num_kept_checkpoints(config.model_copy(update={"health": health()})) == 2
+def test_a_rollback_goes_no_further_back_than_the_one_before() -> None:
+    config = health(on_loss_spike="rollback", rollback_steps=100)
+    found = judge(config, 9.0, None, curve(300, noise=0.1), 0)
+    assert found is not None
+    before: tuple[Incident, ...] = ()
+    targets = []
+    for step in (50, 250, 155, 150, 400):
+        targets.append(rollback_target(config, before, step))
+        before = (*before, incident(config, found, before, step))
+    assert targets == [0, 150, 150, 150, 300]

@@ -190,6 +190,24 @@ def test_numbers_that_are_bad_on_one_rank_are_skipped_by_all(
         assert [row["batch"] for row in rows] == [3, 5, 8]
 
 
+def test_a_rollback_soon_after_another_finds_its_checkpoint(
+    tiny_data: Path, tmp_path: Path, run_trainings: Any
+) -> None:
+    """The first goes back from 8 to 4, the second from 5 to 4 again, not to 1, whose checkpoint is gone."""
+    told = config(
+        {"on_non_finite_loss": "rollback", "rollback_steps": 4},
+        steps=10,
+        checkpoint_every_steps=2,
+        keep_checkpoints=1,
+    )
+    bads = [{"batch": batch, "rank": 1, "what": "nan_loss"} for batch in (8, 10)]
+    run_trainings.run(tiny_data, {tmp_path / "bad": told}, 2, disturb={"bad": bads})
+    run_trainings.run(tiny_data, {tmp_path / "never": told}, 2, disturb={"without": list(range(4, 11))})
+    assert_same(tmp_path / "bad", tmp_path / "never", run_trainings)
+    rows = [row["incident"] for row in incidents(tmp_path / "bad", run_trainings)]
+    assert [(row["first_batch"], row["batch"]) for row in rows] == [(4, 8), (9, 10)]
+
+
 def test_too_many_incidents_stop_the_training_and_are_listed(
     tiny_data: Path, tmp_path: Path, run_trainings: Any
 ) -> None:

@@ -70,6 +70,23 @@ def test_the_training_goes_on_where_it_was(
     assert found[6:] == pytest.approx(expected[6:], rel=0 if same else TOLERANCE[case[1]])
 
 
+def test_the_checkpoint_of_the_start_can_be_cut_anew_too(tiny_data: Path, tmp_path: Path, run_trainings: Any) -> None:
+    """A training that may roll back saves before its first step, when the optimizer has no moments yet."""
+    told = {**CONFIG, "steps": 4, "precision": "fp32", "checkpoint_every_steps": None}
+    told["health"] = {"on_loss_spike": "rollback"}
+    stages = {0: 3, 1: 0, 3: 1}
+    works = {stage: tmp_path / f"stage{stage}" for stage in stages}
+    run_trainings.run(tiny_data, {work: {**told, "zero_stage": stage} for stage, work in works.items()}, 2)
+    then = {}
+    for stage, work in works.items():
+        shutil.copytree(work / "checkpoints", tmp_path / f"then{stage}" / "checkpoints")
+        then[tmp_path / f"then{stage}"] = {**told, "zero_stage": stages[stage]}
+    run_trainings.run(tiny_data, then, 1)
+    for stage, work in works.items():
+        expected = run_trainings.losses(work)
+        assert run_trainings.losses(tmp_path / f"then{stage}") == pytest.approx(expected, rel=TOLERANCE["fp32"])
+
+
 def test_the_tolerance_would_not_forgive_lost_moments(
     made: Mapping[Any, Path], tiny_data: Path, run_trainings: Any
 ) -> None:
