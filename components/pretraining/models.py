@@ -83,7 +83,7 @@ def load_model(folder: Path, config: PretrainConfig, vocab_size: int) -> Any:
             config=described,
             local_files_only=True,
             dtype=torch.float32,
-            attn_implementation=attention_implementation(config),
+            attn_implementation=attention_implementation(config, described.model_type),
             output_loading_info=True,
         )
         shape_of(model.config)  # counted from at the end, and better missed now
