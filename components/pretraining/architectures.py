@@ -90,14 +90,12 @@ def make_network(config: PretrainConfig, model: ModelConfig, vocab_size: int, sp
             num_layers=model.num_layers,
             num_heads=model.num_heads,
             feed_forward_proj="gated-gelu",
-            decoder_start_token_id=special["pad"],
         )
     else:
         made = transformers.BartConfig(
             **common,
             d_model=width,
             max_position_embeddings=num_positions(config),
-            decoder_start_token_id=special["eos"],
             forced_eos_token_id=special["eos"],
             **{
                 f"{side}_{name}": value
