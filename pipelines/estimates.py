@@ -20,6 +20,7 @@ from components.pretraining.zero_stage import (
     bytes_told,
     choose_stage,
     needed_bytes,
+    possible_stages,
     with_sizes_of,
 )
 from infra.cluster.memory import worker_memory_bytes
@@ -105,7 +106,9 @@ def _estimate(step: Step, steps: Mapping[str, Step]) -> Estimate:
     if config.zero_stage == "auto" and memory is not None:
         choice = choose_stage(config, vocab_size, memory, step.name)
     is_open = config.zero_stage == "auto" and choice is None
-    stage = choice.stage if choice else STAGES[-1] if config.zero_stage == "auto" else config.zero_stage
+    stage = (
+        choice.stage if choice else possible_stages(config)[-1] if config.zero_stage == "auto" else config.zero_stage
+    )
     return Estimate(
         step=step.name,
         scale=scale(config, vocab_size, stage),

@@ -28,8 +28,11 @@ from components.pretraining.dropout import dropout_fields
 from components.pretraining.hardware import hardware
 from components.pretraining.sizes import feed_forward_size, num_positions
 
-PACKED_OBJECTIVES = ("masked_lm", "causal_lm", "label_lm")
-"""Whose attention is causal or full within each document, so that positions that restart say all."""
+PACKED_OBJECTIVES = ("causal_lm", "label_lm")
+"""Whose attention is causal within each document, so that positions that restart say all."""
+PACKED_ARCHITECTURES = ("llama", "qwen3", "gpt2")
+"""Those that hand positions on to their attention function. The encoders of transformers 5 do not (ModernBERT turns
+them into rotations and drops them), so flash attention would let documents of a row see each other."""
 
 
 def make_network(config: PretrainConfig, model: ModelConfig, vocab_size: int, special: dict[str, int]) -> Any:
@@ -87,14 +90,12 @@ def make_network(config: PretrainConfig, model: ModelConfig, vocab_size: int, sp
             num_layers=model.num_layers,
             num_heads=model.num_heads,
             feed_forward_proj="gated-gelu",
-            decoder_start_token_id=special["pad"],
         )
     else:
         made = transformers.BartConfig(
             **common,
             d_model=width,
             max_position_embeddings=num_positions(config),
-            decoder_start_token_id=special["eos"],
             forced_eos_token_id=special["eos"],
             **{
                 f"{side}_{name}": value
@@ -108,7 +109,7 @@ def make_network(config: PretrainConfig, model: ModelConfig, vocab_size: int, sp
         )
     for name, value in dropout_fields(vars(made), config.model.dropout).items():
         setattr(made, name, value)
-    made._attn_implementation = attention_implementation(config)
+    made._attn_implementation = attention_implementation(config, architecture)
     classes = {
         "modernbert": "ModernBertForMaskedLM",
         "bert": "BertForPreTraining" if config.objective == "masked_lm_nsp" else "BertForMaskedLM",
@@ -121,10 +122,21 @@ def make_network(config: PretrainConfig, model: ModelConfig, vocab_size: int, sp
     return getattr(transformers, classes[architecture])(made)
 
 
-def attention_implementation(config: PretrainConfig) -> str:
-    """By the hardware; flash attention takes no mask, only causal or full attention within each document."""
+def attention_implementation(config: PretrainConfig, model_type: str) -> str:
+    """By the hardware; flash attention takes no mask, tells documents apart by their positions alone, and makes of the
+    rows one, whose dropout could not be keyed by sample.
+
+    Args:
+        config: of the training.
+        model_type: of the network, by its transformers config.
+    """
     here = hardware(config.cluster)
-    packed = config.objective in PACKED_OBJECTIVES and config.precision != "fp32"
+    packed = (
+        config.objective in PACKED_OBJECTIVES
+        and model_type in PACKED_ARCHITECTURES
+        and config.precision != "fp32"
+        and not config.model.dropout
+    )
     return here.packed_attention if packed else here.attention
 
 

@@ -13,6 +13,7 @@ from components.pretraining.config import KINDS, NUM_SENTINELS, PretrainConfig
 from components.pretraining.ds_config import ds_config_problems
 from components.pretraining.hardware import hardware
 from components.pretraining.init_from import start_problems
+from components.pretraining.zero_stage import possible_stages
 
 ROTARY = ("modernbert", "llama", "qwen3")
 """Architectures with rotary positions."""
@@ -93,7 +94,12 @@ def _engine_problems(config: PretrainConfig, where: str, cluster: str) -> Iterat
             f"{where}.precision=fp16 does not go with {where}.zero_stage=0, where DeepSpeed 0.19.8 does not scale the "
             f"loss: set {where}.zero_stage to 1, 2, 3 or auto, or {where}.precision to bf16"
         )
-    if config.optimizer != "adamw" and stage != 0:
+    if stage == "auto" and not possible_stages(config):
+        yield (
+            f"{where}.optimizer={config.optimizer} goes with ZeRO stage 0 alone, and {where}.precision=fp16 and "
+            f"{where}.offload_optimizer=true with higher ones: set {where}.optimizer=adamw, or leave those out"
+        )
+    if config.optimizer != "adamw" and stage not in (0, "auto"):
         yield (
             f"{where}.optimizer={config.optimizer} needs whole matrices, and {where}.zero_stage={stage} cuts them into "
             f"flat parts: set {where}.zero_stage=0, or {where}.optimizer=adamw, which is right at every stage"
@@ -107,7 +113,7 @@ def _engine_problems(config: PretrainConfig, where: str, cluster: str) -> Iterat
                 f"{where}.{field}=true needs GPUs, and {cluster}.num_gpus_per_worker=0: on a CPU cluster everything is "
                 f"in CPU memory already; set {where}.{field}=false"
             )
-        elif on and stage not in stages:
+        elif on and stage not in (*stages, "auto"):
             yield (f"{where}.{field}=true needs {where}.zero_stage to be {' or '.join(map(str, stages))}, not {stage}")
 
 

@@ -33,7 +33,7 @@ class Hardware:
     """The fastest implementation where documents are told apart by a mask; `eager` on a CPU: at 128 tokens it trains
     1.3 to 1.5 times as fast as sdpa."""
     packed_attention: Attention
-    """The same where documents are told apart by positions that restart."""
+    """The same where documents are told apart by positions that restart (`architectures.attention_implementation`)."""
     overlap_comm: bool
     """Whether DeepSpeed reduces gradients beside the backward pass; on a CPU both want the same cores."""
     offload: bool

@@ -13,6 +13,7 @@ Shapes: B sequences, L tokens, M decoder tokens, T targets, P documents, D width
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ import torch
 from torch import nn
 
 from components.pretraining.architectures import attention_implementation, make_network
-from components.pretraining.config import PretrainConfig, network_vocab_size
+from components.pretraining.config import ObjectiveName, PretrainConfig, network_vocab_size
 from components.pretraining.cross_entropy import linear_cross_entropy
 from components.pretraining.dropout import Contexts, SampleDropout, dropout_fields, hidden_dropout, silence_attention
 from components.pretraining.init_from import start_problems
@@ -32,6 +33,8 @@ from infra.errors import ConfigError, FromzeroError
 
 logger = logging.getLogger(__name__)
 LossOutput = Literal["sums", "losses", "predictions"]
+DECODER_STARTS: Mapping[ObjectiveName, str] = {"span_corruption": "pad", "denoising": "eos"}
+"""What the decoder reads first, by the objective and not by the architecture, whose own start may be another."""
 
 
 def build_model(config: PretrainConfig, vocab_size: int, special: dict[str, int]) -> Any:
@@ -51,6 +54,12 @@ def build_model(config: PretrainConfig, vocab_size: int, special: dict[str, int]
     else:
         sizes = network_sizes(config, vocab_size)
         model = make_network(config, sizes, network_vocab_size(config, vocab_size), special)
+    if config.objective in DECODER_STARTS:
+        start = special[DECODER_STARTS[config.objective]]
+        for told in (model.config, model.generation_config):
+            told.decoder_start_token_id = start
+        if config.objective == "span_corruption":  # whose targets begin with a sentinel, not with BART's <s>
+            model.generation_config.forced_bos_token_id = None
     silence_attention(model)
     if config.activation_checkpointing:
         if not model.supports_gradient_checkpointing:
@@ -83,7 +92,7 @@ def load_model(folder: Path, config: PretrainConfig, vocab_size: int) -> Any:
             config=described,
             local_files_only=True,
             dtype=torch.float32,
-            attn_implementation=attention_implementation(config),
+            attn_implementation=attention_implementation(config, described.model_type),
             output_loading_info=True,
         )
         shape_of(model.config)  # counted from at the end, and better missed now

@@ -7,7 +7,8 @@ Every network takes a 4-D mask. What else it needs differs, and this module know
   padding_idx + 1); none (T5 has relative positions, which documents in one piece leave right); or, where the network
   numbers its row itself (BART), a hook that picks, from the position embeddings of the row, those of the restarted
   positions. A row has at least as many positions as its longest document, so all that are wanted are there.
-- Flash attention takes no mask: rows become one row, whose documents it tells apart by positions that restart.
+- Flash attention takes no mask: rows become one row, whose documents it tells apart by positions that restart. Only
+  decoders that hand these on get it (architectures.py).
 - The head: most of the work of a small network, so it runs on targets alone. Its inside (`features`) is known for the
   usual networks; for others all logits are made, and those of the targets taken.
 

@@ -64,6 +64,8 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
         choice = _chosen_stage(config, shards, worker_memory(config.cluster), context.step)
         logger.info("%s: %s", context.step, choice.reason)
         config = config.model_copy(update={"zero_stage": choice.stage})
+        if found := problems(config, context.step):
+            raise ConfigError(*found)
     work, mirror = context.work, context.mirror
     mirror.pull(work / EXPORT_NAME)
     result = read_result(work)

@@ -59,9 +59,11 @@ def needed_bytes(config: PretrainConfig, vocab_size: int, stage: int, num_ranks:
 
 
 def possible_stages(config: PretrainConfig) -> tuple[int, ...]:
-    """The stages that the settings leave: offloaded weights need 3, an offloaded optimizer 1 or more."""
-    least = 3 if config.offload_parameters else 1 if config.offload_optimizer else 0
-    return STAGES[least:]
+    """The stages that the settings leave, as `fit.py` has it: offloaded weights need 3, an offloaded optimizer and fp16
+    1 or more, optimizers of whole matrices 0."""
+    least = 3 if config.offload_parameters else 1 if config.offload_optimizer or config.precision == "fp16" else 0
+    most = STAGES[-1] if config.optimizer == "adamw" else 0
+    return tuple(stage for stage in STAGES if least <= stage <= most)
 
 
 def choose_stage(config: PretrainConfig, vocab_size: int, memory_bytes: float, where: str) -> StageChoice:

@@ -5,13 +5,19 @@
 Devlin et al. 2018 (arXiv:1810.04805, 3.1 and A.2): a document is shown as `<s> A </s> B </s>`, where A ends at one of
 its sentence ends, each as likely, or at the word nearest to its middle if there is none inside. For half of the
 documents B is what follows A (label 0), for the others the second part of a document of another sequence (label 1),
-cut off as a pair of its own would be, so that B alone does not give the label away. What does not fit is cut from the
-longer of the two, each token from its front or its back by its own draw (`truncate_seq_pair` of BERT's code).
+split as a pair of its own would be. What does not fit is cut from the longer of the two (`truncate_seq_pair` of BERT's
+code), here from its front or its back as a whole.
+
+Neither lengths nor cuts tell the label: both candidates for B are cut to one length, below the shorter of them where
+they differ, so that either both are cut, at the same end, or neither (but for a B of one token, which cannot lose it).
+Cut in BERT's way alone, paragraphs of glosses in rows of 128 tokens had a B of 42 tokens that ended with a sentence in
+64 % of the true pairs, and of 32 tokens and 38 % in the random ones; this way it is 27 and 26 tokens, 32 and 29 %
+(2,000 pairs each; standard errors 0.5 tokens and 1 %).
 
 A document keeps its place in the packed sequence; where that has padding at its end, the first documents take of it
-what their separators need. Texts of fewer than 5 tokens, or of one word, are left as they are and give no pair. The
-other sequence is any of the split; where long documents were cut into several sequences it may, rarely, be a piece of
-the same document.
+what their separators need. Texts of fewer than 5 tokens, or of one word, are left as they are and give no pair, and so
+are all of a sequence where the other has no text to take from. The other sequence is any of the split; where long
+documents were cut into several sequences it may, rarely, be a piece of the same document.
 
 Shapes: B sequences, L tokens, D documents, N tokens of all of them.
 """
@@ -91,20 +97,24 @@ class MaskedLmNsp:
         own = documents_of(sequences, self.vocabulary, keys_B)
         other = documents_of(sequences.partners, self.vocabulary, mix(keys_B, uint64_of(PARTNER)))
         split_D, other_split = self._splits(own), self._splits(other)
-        paired_D = split_D > 0
-        chosen_D, random_D = self._choose(own, other, paired_D, other_split > 0)
+        chosen_D, has_other_D = self._choose(own, other, other_split > 0)
+        paired_D = (split_D > 0) & has_other_D
+        random_D = paired_D & (uniform(own.keys_D, uint64_of(LABEL)) < 0.5)
 
         source = np.concatenate([own.tokens_N, other.tokens_N, [self.vocabulary.bos, self.vocabulary.eos]])
         bos, eos = len(source) - 2, len(source) - 1
         first_a, first_b = own.text_starts_D, own.text_starts_D + split_D
         length_a, length_b = split_D, own.text_lengths_D - split_D
+        common_b = length_b  # of both labels
         if len(chosen_D):
-            first_other = len(own.tokens_N) + other.text_starts_D + other_split
-            first_b = np.where(random_D, first_other[chosen_D], first_b)
-            length_b = np.where(random_D, (other.text_lengths_D - other_split)[chosen_D], length_b)
+            first_other = (len(own.tokens_N) + other.text_starts_D + other_split)[chosen_D]
+            length_other = (other.text_lengths_D - other_split)[chosen_D]
+            common_b = np.maximum(1, np.minimum(length_b, length_other) - (length_b != length_other))
+            first_b = np.where(random_D, first_other, first_b)
+            length_b = np.where(random_D, length_other, length_b)
         most_D = self._room(own, paired_D, shape) - NUM_SPECIAL
-        kept_a = np.minimum(length_a, np.maximum(most_D - length_b, -(-most_D // 2)))
-        kept_b = np.minimum(length_b, most_D - kept_a)
+        kept_a = np.minimum(length_a, np.maximum(most_D - common_b, -(-most_D // 2)))
+        kept_b = np.minimum(common_b, most_D - kept_a)
         first_a = first_a + self._from_front(own.keys_D, np.where(paired_D, length_a - kept_a, 0), 0)
         first_b = first_b + self._from_front(own.keys_D, np.where(paired_D, length_b - kept_b, 0), 1)
 
@@ -160,18 +170,15 @@ class MaskedLmNsp:
         split_D[lengths_D < MIN_TEXT_TOKENS] = 0
         return split_D
 
-    def _choose(
-        self, own: Documents, other: Documents, paired_D: BoolArray, gives: BoolArray
-    ) -> tuple[IntArray, BoolArray]:
-        """For each document one of the sequence beside its own, and whether its B comes from there; both [D]."""
+    def _choose(self, own: Documents, other: Documents, gives: BoolArray) -> tuple[IntArray, BoolArray]:
+        """For each document one of the sequence beside its own, and whether there is one; both [D]."""
         giving = np.flatnonzero(gives)
         if not len(giving):
-            return np.zeros(0, dtype=np.int64), np.zeros(len(paired_D), dtype=bool)
+            return np.zeros(0, dtype=np.int64), np.zeros(len(own.rows_D), dtype=bool)
         num_rows = int(max(own.rows_D.max(), other.rows_D.max())) + 1
         count_B = np.bincount(other.rows_D[giving], minlength=num_rows)
         picked_D = starts(count_B)[own.rows_D] + below(own.keys_D, count_B[own.rows_D], uint64_of(PICK))
-        random_D = paired_D & (count_B[own.rows_D] > 0) & (uniform(own.keys_D, uint64_of(LABEL)) < 0.5)
-        return giving[np.minimum(picked_D, len(giving) - 1)], random_D
+        return giving[np.minimum(picked_D, len(giving) - 1)], count_B[own.rows_D] > 0
 
     def _room(self, own: Documents, paired_D: BoolArray, shape: tuple[int, ...]) -> IntArray:
         """Tokens that each document may take: what it had, and of the padding what its separators need; [D]."""
@@ -182,6 +189,5 @@ class MaskedLmNsp:
         return own.lengths_D + taken_D
 
     def _from_front(self, keys_D: UintArray, cut_D: IntArray, segment: int) -> IntArray:
-        """How many of the tokens to cut are cut from the front; [D]."""
-        draws = uniform(np.repeat(keys_D, cut_D), within(cut_D).astype(np.uint64), uint64_of(FRONT + segment))
-        return sums(draws < 0.5, cut_D)
+        """How many of the tokens to cut are cut from the front: all or none; [D]."""
+        return np.where(uniform(keys_D, uint64_of(FRONT + segment)) < 0.5, cut_D, 0)

@@ -7,12 +7,17 @@ import re
 from typing import Any
 
 import pytest
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from components.pretraining.architectures import PACKED_ARCHITECTURES, attention_implementation
 from components.pretraining.config import PretrainConfig
 from components.pretraining.ds_config import deepspeed_config
 from components.pretraining.fit import problems
 from components.pretraining.hardware import hardware
-from components.pretraining.models import attention_implementation
+from components.pretraining.models import build_model
+from components.pretraining.packing import Runner
+from components.pretraining.zero_stage import choose_stage
 
 GPU: dict[str, Any] = {"cluster": {"num_gpus_per_worker": 1}}
 
@@ -24,7 +29,10 @@ GPU: dict[str, Any] = {"cluster": {"num_gpus_per_worker": 1}}
         ({"precision": "fp16", "zero_stage": 0, **GPU}, r"fp16 does not go with p\.zero_stage=0.*1, 2, 3 or auto"),
         ({"optimizer": "adafactor"}, r"adafactor needs whole matrices.*p\.zero_stage=1.*set p\.zero_stage=0"),
         ({"optimizer": "muon", "zero_stage": 3}, r"muon needs whole matrices, and p\.zero_stage=3"),
-        ({"optimizer": "muon", "zero_stage": "auto"}, r"muon needs whole matrices, and p\.zero_stage=auto"),
+        (
+            {"optimizer": "muon", "zero_stage": "auto", "precision": "fp16", **GPU},
+            r"muon goes with ZeRO stage 0 alone, and p\.precision=fp16.*set p\.optimizer=adamw",
+        ),
         ({"offload_optimizer": True}, r"offload_optimizer=true needs GPUs.*in CPU memory already"),
         ({"offload_optimizer": True, "zero_stage": 0, **GPU}, r"needs p\.zero_stage to be 1 or 2 or 3, not 0"),
         ({"offload_parameters": True, "zero_stage": 2, **GPU}, r"offload_parameters=true needs p\.zero_stage to be 3"),
@@ -50,6 +58,25 @@ def test_what_goes_together_passes(values: dict[str, Any]) -> None:
     assert problems(PretrainConfig.model_validate(values)) == []
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, 0),
+        ({"precision": "fp16"}, 1),
+        ({"offload_optimizer": True}, 1),
+        ({"offload_parameters": True, "offload_optimizer": True}, 3),
+        ({"optimizer": "muon"}, 0),
+    ],
+    ids=str,
+)
+def test_auto_takes_a_stage_that_the_settings_allow(values: dict[str, Any], expected: int) -> None:
+    config = PretrainConfig.model_validate({**GPU, "zero_stage": "auto", **values})
+    assert problems(config) == []
+    stage = choose_stage(config, 8192, 80 * 2**30, "p").stage
+    assert stage == expected
+    assert problems(config.model_copy(update={"zero_stage": stage})) == []
+
+
 def test_one_switch_sets_all(monkeypatch: pytest.MonkeyPatch) -> None:
     config = PretrainConfig.model_validate(
         {**GPU, "zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}
@@ -61,19 +88,50 @@ def test_one_switch_sets_all(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = PretrainConfig()
     assert not deepspeed_config(on_cpu, 2, 10)["zero_optimization"]["overlap_comm"]
     assert hardware(on_cpu.cluster).backend == "gloo"
-    assert attention_implementation(on_cpu) == "eager"
+    assert attention_implementation(on_cpu, "llama") == "eager"
 
 
-def test_flash_attention_is_taken_where_it_is_installed_and_knows_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("values", "model_type", "packed"),
+    [
+        ({"objective": "causal_lm"}, "llama", True),
+        ({"objective": "causal_lm"}, "gpt2", True),
+        ({"objective": "label_lm"}, "qwen3", True),
+        ({"objective": "causal_lm", "model": {"dropout": 0.1, "architecture": "gpt2"}}, "gpt2", False),
+        ({"objective": "causal_lm", "precision": "fp32"}, "llama", False),
+        ({"objective": "causal_lm"}, "gpt_neox", False),
+        ({"objective": "prefix_lm"}, "llama", False),
+        ({"objective": "masked_lm"}, "modernbert", False),
+        ({"objective": "span_corruption"}, "t5", False),
+    ],
+    ids=str,
+)
+def test_flash_attention_is_taken_where_it_is_installed_and_keeps_documents_apart(
+    values: dict[str, Any], model_type: str, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PretrainConfig.model_validate({**GPU, **values})
     for found, expected in ((None, "sdpa"), (importlib.util.find_spec("json"), "flash_attention_2")):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=found: found)
-        chosen = {
-            objective: attention_implementation(PretrainConfig.model_validate({**GPU, "objective": objective}))
-            for objective in ("masked_lm", "causal_lm", "prefix_lm", "span_corruption")
-        }
-        assert chosen == {
-            "masked_lm": expected,
-            "causal_lm": expected,
-            "prefix_lm": "sdpa",
-            "span_corruption": "sdpa",
-        }
+        assert attention_implementation(config, model_type) == (expected if packed else "sdpa")
+
+
+@pytest.mark.parametrize("architecture", PACKED_ARCHITECTURES)
+def test_networks_under_flash_attention_hand_positions_to_it(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them nothing would keep the documents of a row apart; seen by an attention function in its place."""
+    seen = []
+
+    def attend(module: Any, query: torch.Tensor, key: Any, value: Any, mask: Any, **told: Any) -> Any:
+        seen.append(told.get("position_ids"))
+        return torch.zeros_like(query.transpose(1, 2)), None
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "flash_attention_2", attend)
+    model = {"architecture": architecture, "hidden_size": 64, "num_layers": 2, "num_heads": 2}
+    config = PretrainConfig.model_validate({"objective": "causal_lm", "model": model, "sequence_length": 32})
+    network = build_model(config, 300, {"pad": 0, "bos": 2, "eos": 3})
+    network.config._attn_implementation_internal = "flash_attention_2"
+    rows = {"input_ids_BL": torch.full((2, 8), 7), "positions_BL": torch.arange(4).repeat(2, 2)}
+    Runner(network).hidden(network, rows | {"attention_B1LL": torch.ones(2, 1, 8, 8, dtype=torch.bool)})
+    assert len(seen) == 2
+    assert all(positions.tolist() == [[0, 1, 2, 3] * 4] for positions in seen)

@@ -6,7 +6,7 @@ is no target, `.loss`. Ours has several documents in a row, kept apart by masks 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForSeq2SeqLM
 
 from components.pretraining.batches import Batch, attention_mask, make_batch, make_objective, read_sequences
 from components.pretraining.config import PretrainConfig
+from components.pretraining.export import write_export
 from components.pretraining.models import TargetLoss, build_model
 from components.pretraining.objectives.masked_lm_nsp import MaskedLmNsp
 from components.pretraining.objectives.objective import Sequences, Targets
@@ -168,3 +170,40 @@ def test_encoder_decoders(text_data: Path, objective: str, architecture: str) ->
     theirs = model(input_ids=ids, attention_mask=real, labels=labels).loss
     assert len(ids) > len(INDICES)  # some share a row
     assert mean_loss(model, batch) == pytest.approx(float(theirs), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["span_corruption", "denoising"])
+@pytest.mark.parametrize(("start_from", "architecture"), [(None, "t5"), (None, "bart"), ("denoising", "bart")])
+def test_an_exported_decoder_starts_as_it_was_trained_to(
+    text_batch: Callable[..., Batch],
+    text_data: Path,
+    tmp_path: Path,
+    objective: str,
+    start_from: str,
+    architecture: str,
+) -> None:
+    """Whatever the architecture, and whatever the model that it started from did."""
+    sizes = {"architecture": architecture, "hidden_size": 32, "num_layers": 1, "num_heads": 2}
+    model = {**sizes, "vocab_multiple": 128}
+    if start_from:
+        told = PretrainConfig.model_validate({"objective": start_from, "model": sizes | {"vocab_multiple": 1280}})
+        build_model(told, 1024, SPECIAL).save_pretrained(tmp_path / "start")
+        model = {"init_from": str(tmp_path / "start")}
+    config = PretrainConfig.model_validate({"objective": objective, "model": model})
+    made = build_model(config, 1024, SPECIAL)
+    write_export(
+        tmp_path,
+        attempt="a",
+        model=made,
+        state=made.state_dict(),
+        tokenizer=text_data / "tokenizer",
+        card="",
+        history=[],
+        samples={},
+        result={},
+    )
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "export" / "model")
+    batch = text_batch(objective, [0])
+    said = loaded.generate(input_ids=batch.input_ids_BL, max_new_tokens=3, do_sample=False)
+    first = int(batch.decoder_input_ids_BM[0, 0])
+    assert loaded.config.decoder_start_token_id == int(said[0, 0]) == first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from components.pretraining.batches import Batch
 from components.pretraining.objectives.masked_lm import MaskedLm
 from components.pretraining.objectives.masked_lm_nsp import MaskedLmNsp
-from components.pretraining.objectives.vocabulary import WordTable
+from components.pretraining.objectives.vocabulary import WordTable, read_word_table
 
 
 def prepared(by_hand: ModuleType, words: WordTable, row: Any, partner: Any, epoch: int, width: int) -> Any:
@@ -36,29 +37,37 @@ def both(by_hand: ModuleType, words: WordTable, row: Any, partner: Any, width: i
 
 def test_a_pair_by_hand(by_hand: ModuleType, words: WordTable) -> None:
     """`<s> 5 6 30 | 7 8 </s>`: a sentence ends at 30, and the padding has room for the separator. Of the partner
-    `<s> 10 11 12 | 13 14 15 </s>`, without a sentence end, the second half is taken."""
+    `<s> 10 11 12 | 13 14 15 </s>`, without a sentence end, the second half is taken. Its 3 tokens and the 2 of `7 8`
+    are both cut to 1."""
     row, partner = [[2, 5, 6, 30, 7, 8, 3], [2, 9, 3]], [[2, 10, 11, 12, 13, 14, 15, 3]]
     found = both(by_hand, words, row, partner, 13)
-    assert found[0].inputs_BL[0].tolist() == [2, 5, 6, 30, 3, 7, 8, 3, 2, 9, 3, 0, 0]
-    assert found[0].token_types_BL[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
-    assert found[0].segments_BL[0].tolist() == [1] * 8 + [2] * 3 + [0] * 2
-    # 13 14 15 has one token too many for the 8 places; as A is as long, B is cut, in front or at the end.
-    assert found[1].inputs_BL[0].tolist()[:5] == [2, 5, 6, 30, 3]
-    assert found[1].inputs_BL[0].tolist()[5:8] in ([13, 14, 3], [14, 15, 3])
-    assert found[1].inputs_BL[0].tolist()[8:] == [2, 9, 3, 0, 0]
-    for label, made in found.items():
+    for label, ends in ((0, (7, 8)), (1, (13, 15))):
+        made = found[label]
+        assert made.inputs_BL[0].tolist() in [[2, 5, 6, 30, 3, end, 3, 2, 9, 3, 0, 0, 0] for end in ends]
+        assert made.token_types_BL[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0]
+        assert made.segments_BL[0].tolist() == [1] * 7 + [2] * 3 + [0] * 3
         assert made.pair_positions_P.tolist() == [0]  # `<s> 9 </s>` is too short for a pair
         assert made.pair_labels_P.tolist() == [label]
 
 
+def test_candidates_of_one_length_are_not_cut(by_hand: ModuleType, words: WordTable) -> None:
+    found = both(by_hand, words, [[2, 5, 6, 30, 7, 8, 9, 3]], [[2, 10, 11, 12, 13, 14, 15, 3]], 9)
+    assert found[0].inputs_BL[0].tolist() == [2, 5, 6, 30, 3, 7, 8, 9, 3]
+    assert found[1].inputs_BL[0].tolist() == [2, 5, 6, 30, 3, 13, 14, 15, 3]
+
+
 def test_without_padding_the_longer_segment_is_cut(by_hand: ModuleType, words: WordTable) -> None:
-    """`<s> 5 6 7 30 | 8 </s>` in 7 places: four tokens must do, so A loses one, and B keeps its one."""
-    found = both(by_hand, words, [[2, 5, 6, 7, 30, 8, 3]], [[2, 10, 11, 12, 13, 14, 3]], 7)
-    assert found[0].inputs_BL[0].tolist() in ([2, 5, 6, 7, 3, 8, 3], [2, 6, 7, 30, 3, 8, 3])
-    cut = found[1].inputs_BL[0].tolist()
-    assert cut[0] == 2 and cut[3] == 3 and cut[6] == 3  # two tokens each
-    assert cut[1:3] in ([5, 6], [6, 7], [7, 30])
-    assert cut[4:6] in ([12, 13], [13, 14])
+    """`<s> 5 6 7 30 | 8 9 </s>` in 8 places, with a candidate as long: five tokens must do, so A loses one."""
+    found = both(by_hand, words, [[2, 5, 6, 7, 30, 8, 9, 3]], [[2, 10, 11, 30, 13, 14, 3]], 8)
+    for label, second in ((0, [8, 9]), (1, [13, 14])):
+        assert found[label].inputs_BL[0].tolist() in [[2, *a, 3, *second, 3] for a in ([5, 6, 7], [6, 7, 30])]
+
+
+def test_a_partner_without_text_gives_no_pairs(by_hand: ModuleType, words: WordTable) -> None:
+    """Else all pairs beside it would be true ones, and uncut."""
+    row = [[2, 5, 6, 30, 7, 8, 3]]
+    made = [prepared(by_hand, words, row, [[2, 9, 3]], epoch, 8) for epoch in range(5)]
+    assert all(len(one.pair_positions_P) == 0 and one.inputs_BL[0, :7].tolist() == row[0] for one in made)
 
 
 def truncated(a: int, b: int, most: int) -> tuple[int, int]:
@@ -123,6 +132,22 @@ def test_half_of_the_pairs_are_true_on_real_text(text_batch: Callable[..., Batch
     found = np.concatenate(labels)
     assert len(found) > 1500
     assert found.mean() == pytest.approx(0.5, abs=4 * 0.5 / len(found) ** 0.5)
+
+
+def test_lengths_and_cuts_do_not_tell_the_label_on_real_text(text_batch: Callable[..., Batch], text_data: Path) -> None:
+    """How long A and B are, and how many of each end with a sentence: the same for both labels, within noise."""
+    ends_V = read_word_table(text_data / "tokenizer").ends_sentence_V
+    seen: dict[int, list[tuple[float, ...]]] = {0: [], 1: []}
+    for epoch in range(4):
+        batch = text_batch("masked_lm_nsp", range(500), epoch=epoch, masking_rate=1e-9)
+        tokens = batch.input_ids_BL.numpy().ravel()
+        for at, label in zip(batch.pair_positions_P.tolist(), batch.pair_labels_P.tolist(), strict=True):
+            first, second = at + 1 + np.flatnonzero(tokens[at + 1 : at + 129] == 3)[:2]
+            seen[label].append((first - at, second - first, ends_V[tokens[first - 1]], ends_V[tokens[second - 1]]))
+    means = [np.mean(rows, axis=0) for rows in seen.values()]
+    errors = [np.var(rows, axis=0) / len(rows) for rows in seen.values()]
+    assert (np.abs(means[0] - means[1]) < 4 * np.sqrt(sum(errors))).all(), means
+    assert min(map(len, seen.values())) > 1000
 
 
 text = st.lists(st.integers(5, 39), min_size=1, max_size=12)
