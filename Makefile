@@ -29,7 +29,8 @@ test: install lint
 
 test-faults: install
 	FROMZERO_TEST_AWAY_SECONDS=60 \
-	$(BIN)/python -m pytest -m 'faults or not faults' tests/faults tests/infra/test_server_restart.py $(ARGS)
+	$(BIN)/python -m pytest -m 'faults or not faults' tests/faults tests/components/pretraining/test_hang.py \
+	  tests/components/pretraining/test_elastic.py tests/infra/test_server_restart.py $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .
