@@ -6,13 +6,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import HashStore
 
 from components.pretraining.config import PretrainConfig
-from components.pretraining.distributed import read_failure, unwrapped, write_failure
+from components.pretraining.distributed import all_come, read_failure, unwrapped, write_failure
 from components.pretraining.step import check_tokenizer, pretrain
 from infra.errors import ConfigError, DataError, Fault, InfrastructureError, TrainingError
 from infra.journal.step import Artifact, StepContext
@@ -104,6 +106,14 @@ def test_an_error_survives_the_way_from_the_worker(error: Exception, tmp_path: P
     found = read_failure(tmp_path / "failure.json")
     assert type(found) is type(error)
     assert str(found) == str(error)
+
+
+@pytest.mark.parametrize(("num_failed", "together"), [(2, False), (3, True)])
+def test_ranks_know_whether_all_of_them_failed(num_failed: int, together: bool) -> None:
+    store = HashStore()
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda _: all_come(store, 3, 0.3), range(num_failed)))
+    assert found == [together] * num_failed
 
 
 class GroupError(Exception):
