@@ -14,15 +14,17 @@ import platform
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch.distributed as dist
 
 from components.pretraining.config import PretrainConfig
 from components.tokenization.shards import TokenShards
 from infra.errors import ConfigError, InfrastructureError
 
+Value = TypeVar("Value")
 IntArray = npt.NDArray[np.int64]
 LIBRARIES = ("torch", "transformers", "deepspeed", "numpy")
 STEP_FIELDS = ("number of micro batches", "digest of the sample ids")
@@ -31,6 +33,13 @@ REMEDIES = {
     "version": "install the same versions on all nodes",
     "other": "all workers must run the same code and config on the same kind of device",
 }
+
+
+def from_rank_0(value: Value) -> Value:
+    """What rank 0 has, for all: a file that one rank sees another may not see yet. All ranks call it."""
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 def fingerprint(config: PretrainConfig, shards: TokenShards, num_micro_batches: int, device: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,22 @@ class Checkpoint:
     history: tuple[dict[str, Any], ...]
 
 
-def verify(folder: Path, config_digest: str) -> Checkpoint:
+def verify(folder: Path, config_digest: str, mark: Callable[[], None] = lambda: None) -> Checkpoint:
     """Reads a checkpoint's manifest and compares all files with it.
+
+    Args:
+        folder: of the checkpoint.
+        config_digest: of the training.
+        mark: told of each file.
 
     Raises:
         DamagedArtifactError: anything is missing, different, or not signed as it must be.
     """
-    content = folder_manifest.verify(folder)
+    content = folder_manifest.read(folder)
+    for _, damage in folder_manifest.check(folder, content):
+        if damage:
+            raise DamagedArtifactError(damage)
+        mark()
     try:
         found = _parsed(content)
         lines = (folder / HISTORY_NAME).read_text(encoding="utf-8").splitlines()
@@ -105,15 +114,22 @@ class CheckpointStore:
         config_digest: what the checkpoints belong to.
         retention: which complete ones stay.
         mirror: of the root that the folder lies in.
+        mark: told, in the training's thread, that reading or writing goes on: of the watchdog.
     """
 
     def __init__(
-        self, folder: Path, config_digest: str, retention: Retention, mirror: Mirror = Mirror(Path("/"))
+        self,
+        folder: Path,
+        config_digest: str,
+        retention: Retention,
+        mirror: Mirror = Mirror(Path("/")),
+        mark: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
         self.config_digest = config_digest
         self.retention = retention
         self.mirror = mirror
+        self.mark = mark
 
     def newest(self, until: int | None = None) -> Checkpoint | None:
         """The newest complete checkpoint; damaged ones are set aside, unfinished ones removed. Rank 0 only.
@@ -130,16 +146,8 @@ class CheckpointStore:
             if until is not None and _step_of(name) > until:
                 continue
             folder = self.folder / name
-            self.mirror.pull(folder)
             try:
-                try:
-                    return verify(folder, self.config_digest)
-                except DamagedArtifactError:
-                    if not self.mirror.objects:
-                        raise
-                    shutil.rmtree(folder, ignore_errors=True)  # perhaps this machine's copy alone
-                    self.mirror.pull(folder)
-                    return verify(folder, self.config_digest)
+                return self.fetch(folder)
             except DamagedArtifactError as error:
                 aside = folder.with_name("damaged_" + folder.name)
                 logger.warning("damaged checkpoint: %s; set aside as %s, the one before it is used", error, aside.name)
@@ -147,6 +155,22 @@ class CheckpointStore:
                 folder.rename(aside)
                 self.mirror.drop(folder, folder_manifest.NAME)
         return None
+
+    def fetch(self, folder: Path) -> Checkpoint:
+        """A complete checkpoint, whole on this machine: what it wrote itself are the files of its own ranks.
+
+        Raises:
+            DamagedArtifactError: it differs from its manifest, and in the object store too.
+        """
+        self.mirror.pull(folder)
+        try:
+            return verify(folder, self.config_digest, self.mark)
+        except DamagedArtifactError:
+            if not self.mirror.objects:
+                raise
+        shutil.rmtree(folder, ignore_errors=True)
+        self.mirror.pull(folder)
+        return verify(folder, self.config_digest, self.mark)
 
     def folder_of(self, step: int, attempt: str) -> Path:
         """Where a checkpoint is to be written.

@@ -3,8 +3,9 @@
 Nothing is handed back through Ray: `ray.train.report` is taken once a controller poll, keeps metrics only beside
 checkpoints, and loses what was uploaded but not polled (Ray 2.60). Checkpoints and results are files in the work
 folder, points go to the tracker, and a worker group that Ray starts again goes on from the newest checkpoint there.
-An error that is the user's is the same on every rank; it ends the workers in peace and is raised here, so that Ray
-does not try it again.
+An error that is the user's is written down and raised here. Where all ranks have one they end in peace, so that Ray
+does not try it again; where only some have, these fail, so that Ray ends the others, and a group that is started after
+that ends at once.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from infra.cluster.config import ClusterConfig
 from infra.cluster.memory import GIB
 from infra.errors import ConfigError, DiskFullError, Fault, FromzeroError, InfrastructureError
 from infra.journal.step import STOP_NAME
+from infra.storage.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ LEAVE_SECONDS = 30.0
 FAILURE_NAME = "failure.json"
 BUGS = (TypeError, AttributeError, LookupError, NameError, AssertionError, NotImplementedError)
 """What only wrong code raises; Ray has tried it again all the same, for it does not ask."""
+SHARED_SECONDS = 10.0
+"""How long a rank with an error of the user waits for the others to have one."""
 TIMEOUT_SECONDS = 1800
 """How long a rank waits for the others in a collective."""
 
@@ -52,13 +56,14 @@ def run_distributed(job: Any, run_name: str) -> None:
     Raises:
         FromzeroError: what a worker raised, itself for a bug, or InfrastructureError for what was no error of ours.
     """
+    forget_old_copies(job)
     for name in (FAILURE_NAME, STOP_NAME):
         (job.work / name).unlink(missing_ok=True)
         job.mirror.drop(job.work / name)
     for _ in range(MAX_LEAVES):
         if _fit(job, run_name):
             return
-        if _is_stopped(job):
+        if is_there(job, STOP_NAME):
             raise InfrastructureError(f"{job.name} was stopped; it has saved where it stands, run again to go on")
         logger.warning(
             "%s: a worker was told to leave; all have saved, and the training goes on with new ones", run_name
@@ -98,11 +103,11 @@ def _fit(job: Any, run_name: str) -> bool:
     try:
         result = trainer.fit()
     except TrainingFailedError as error:
+        if is_there(job, FAILURE_NAME):
+            raise read_failure(job.work / FAILURE_NAME) from error
         raise unwrapped(error, cluster.max_restarts, read_hang(job)) from error
-    failure = job.work / FAILURE_NAME
-    job.mirror.pull(failure)
-    if failure.is_file():
-        raise read_failure(failure)
+    if is_there(job, FAILURE_NAME):
+        raise read_failure(job.work / FAILURE_NAME)
     return result.return_value is not False
 
 
@@ -201,11 +206,17 @@ def train_on_worker(settings: Mapping[str, Any]) -> bool:
     os.environ["OMP_NUM_THREADS"] = str(config.cluster.threads_per_worker)
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import _get_default_store
 
+    from components.pretraining.agreement import from_rank_0
     from components.pretraining.loop import train
 
     torch.set_num_threads(config.cluster.threads_per_worker)
     notice = Notice.installed()
+    forget_old_copies(job)
+    if from_rank_0(is_there(job, FAILURE_NAME)):
+        notice.training_ended.set()
+        return True
     questions = [_is_draining, lambda: _is_stopped(job)]
     notice.ask(*(questions if dist.get_rank() == 0 else questions[:1]))
     try:
@@ -213,9 +224,11 @@ def train_on_worker(settings: Mapping[str, Any]) -> bool:
     except FromzeroError as error:
         if error.fault is not Fault.USER and not isinstance(error, DiskFullError):
             raise
-        if dist.get_rank() == 0:
+        if not is_there(job, FAILURE_NAME):
             write_failure(job.work / FAILURE_NAME, error)
             job.mirror.push(job.work / FAILURE_NAME)
+        if not all_come(_get_default_store(), dist.get_world_size(), SHARED_SECONDS):
+            raise
         return True
     finally:
         notice.training_ended.set()
@@ -230,17 +243,47 @@ def _is_draining() -> bool:
 
 
 def _is_stopped(job: Any) -> bool:
-    """Whether the run is being stopped. The folder is listed, because a network file system may believe for half a
-    minute that a file which was not there is not there."""
+    """Whether the run is being stopped."""
     with contextlib.suppress(FromzeroError, OSError):  # storage that is away for a moment
-        job.mirror.pull(job.work / STOP_NAME)
-        return any(path.name == STOP_NAME for path in job.work.iterdir())
+        return is_there(job, STOP_NAME)
     return False
+
+
+def is_there(job: Any, name: str) -> bool:
+    """Whether the work folder has a file. The folder is listed, because a network file system may believe for half a
+    minute that a file which was not there is not there."""
+    job.mirror.pull(job.work / name)
+    return any(path.name == name for path in job.work.iterdir())
+
+
+def forget_old_copies(job: Any) -> None:
+    """Removes this machine's copies of what another run, or attempt, was told or told; what counts is in the object
+    store, where the driver removes it."""
+    if job.mirror.objects:
+        for name in (FAILURE_NAME, STOP_NAME, HANG_NAME):
+            (job.work / name).unlink(missing_ok=True)
+
+
+def all_come(store: Any, world_size: int, seconds: float) -> bool:
+    """Whether all ranks call it, within some seconds of one another.
+
+    Args:
+        store: torch's, of the process group; its collectives may be broken.
+        world_size: ranks.
+        seconds: to wait for the others.
+    """
+    deadline = time.monotonic() + seconds
+    store.add("failed", 1)
+    while store.add("failed", 0) < world_size:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def write_failure(path: Path, error: FromzeroError) -> None:
     """Writes an error down for the driver."""
-    path.write_text(json.dumps({"type": type(error).__name__, "lines": str(error).split("\n")}), encoding="utf-8")
+    write_json(path, {"type": type(error).__name__, "lines": str(error).split("\n")})
 
 
 def read_failure(path: Path) -> FromzeroError:

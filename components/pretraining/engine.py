@@ -234,6 +234,7 @@ class TrainingEngine:
         masters = self.masters() if self._stage == 0 else {}
         state = {}
         for name, parameter in self.names.items():
+            self.mark("finish")
             full = masters.get(id(parameter)) if self._stage == 0 else safe_get_full_fp32_param(parameter)
             state[name] = (parameter if full is None else full).detach().float().cpu().clone()
         return state

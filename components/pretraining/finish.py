@@ -23,7 +23,9 @@ def finish(training: Training) -> None:
     started = time.monotonic()
     evaluation = evaluate(engine, training.validation, training.objective, config)
     state.evaluation_seconds += time.monotonic() - started
+    engine.mark("finish")
     take_samples(training)
+    engine.mark("finish")
     metrics = evaluated = evaluation.metrics(training.validation)
     counts_V = training_counts(training.shards, training.objective)
     if counts_V is not None and config.kind != "encoder_decoder":  # whose targets are sentinels too, or all of the text
@@ -51,6 +53,7 @@ def finish(training: Training) -> None:
             "checkpoint_write_seconds": training.writer.write_seconds,
             "peak_memory_mib_per_rank": peak,
         }
+        engine.mark("finish")
         write_export(
             job.work,
             attempt=training.attempt,
@@ -70,6 +73,7 @@ def finish(training: Training) -> None:
             samples=table(config, state.history),
             result={"metrics": metrics, "measured": measured, "first_step_at": state.first_step_at},
         )
+        engine.mark("finish")
         job.mirror.push(job.work / EXPORT_NAME, last=RESULT_NAME)
     dist.barrier()
 

@@ -13,6 +13,7 @@ compute it again, which would cost 1.4 % of a step of 1,024 tokens (5.3M weights
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -30,8 +31,7 @@ def norm(engine: Any, stage: int) -> float:
     """
     optimizer = engine.optimizer
     if stage == 0:
-        gradients = [weight.grad for weight in engine.module.parameters() if weight.grad is not None]
-        found = float(torch.nn.utils.get_total_norm(gradients))
+        found = float(total_norm(weight.grad for weight in engine.module.parameters() if weight.grad is not None))
     elif stage == 3:
         from deepspeed.runtime.utils import combine_grad_norm_groups
 
@@ -40,6 +40,13 @@ def norm(engine: Any, stage: int) -> float:
         found = float(_known(optimizer, "scaled_global_norm"))
     found /= float(optimizer.loss_scale) if engine.fp16_enabled() else 1.0
     return found if 0 <= found < math.inf else math.inf  # DeepSpeed says -1 for what is no number
+
+
+def total_norm(gradients: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Norm of all gradients together, in fp32 whatever they are in: bf16 has 8 bits, and fp16 ends at 65,504."""
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+    total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total
 
 
 def _known(optimizer: Any, name: str) -> Any:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from components.pretraining.agreement import sample_ids, shown_samples
 from components.pretraining.health import Finding, Incident, incident, num_stepped_over, rollback_target
-from components.pretraining.reshard import restore
+from components.pretraining.reshard import choose, restore
 from components.pretraining.sampler import IntArray
 from components.pretraining.training import Training
 from infra.errors import TrainingError
@@ -88,20 +88,15 @@ def _roll_back(training: Training, target: int) -> None:
     state, store, config = training.state, training.writer.store, training.config
     training.engine.mark("checkpoint")
     training.writer.wait()
-    chosen: list[Any] = [None]
-    if dist.get_rank() == 0:
-        chosen = [store.newest(target)]
-        if chosen[0] is not None:
-            store.drop_after(target)
-    dist.broadcast_object_list(chosen)
-    checkpoint = chosen[0]
+    checkpoint = choose(store, target)
     if checkpoint is None:
         raise TrainingError(
             f"{store.folder}: no complete checkpoint of step {target} or before, to which health would roll back: "
             "set health to skip, or remove the folder, and the training begins anew"
         )
+    if dist.get_rank() == 0:
+        store.drop_after(target)
     store.forget_after(target)
-    store.mirror.pull(checkpoint.folder)
     _tell(f"rolled back to step {target}, from {checkpoint.folder}")
     restore(training.engine, checkpoint, config, dist.get_world_size())
     progress = checkpoint.manifest.progress

@@ -7,25 +7,27 @@ that is no number, to validate, to save. Nothing but rounding depends on the num
 from __future__ import annotations
 
 import logging
+import math
 import secrets
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
-from components.pretraining.agreement import check_same, fingerprint
+from components.pretraining.agreement import check_same, fingerprint, from_rank_0
 from components.pretraining.batches import make_objective
-from components.pretraining.checkpoint import FOLDER_NAME, Checkpoint, CheckpointStore, Manifest, Progress
+from components.pretraining.checkpoint import FOLDER_NAME, CheckpointStore, Manifest, Progress
 from components.pretraining.evaluation import evaluate
-from components.pretraining.export import EXPORT_NAME, read_result
+from components.pretraining.export import EXPORT_NAME, RESULT_NAME, read_result
 from components.pretraining.finish import finish, flops_per_token
 from components.pretraining.hang import HANG_NAME
 from components.pretraining.health import may_roll_back
 from components.pretraining.models import TargetLoss, build_model
 from components.pretraining.notice import Notice
 from components.pretraining.optimizer_step import take_step
-from components.pretraining.reshard import load_checkpoint
+from components.pretraining.reshard import choose, load_checkpoint
 from components.pretraining.retention import Retention
 from components.pretraining.sampler import Sampler
 from components.pretraining.samples import take_samples
@@ -65,8 +67,12 @@ def train(job: TrainingJob, notice: Notice) -> bool:
     """
     for path in (job.work / EXPORT_NAME, job.shards, job.tokenizer, Path(job.config.model.init_from or "/")):
         job.mirror.pull(path)
-    if read_result(job.work) is not None:
+    if from_rank_0(read_result(job.work) is not None):
+        if dist.get_rank() == 0:
+            job.mirror.push(job.work / EXPORT_NAME, last=RESULT_NAME)  # a kill may have come before
         return True
+    if dist.get_rank() == 0:
+        shutil.rmtree(job.work / EXPORT_NAME, ignore_errors=True)  # what was pushed of it before a kill
     with Watchdog(job.config.health.hang_timeout_seconds, lambda report: _tell_hang(job, report)) as watchdog:
         training = _start(job, notice, watchdog)
         try:
@@ -93,7 +99,7 @@ def _run(training: Training, watchdog: Watchdog) -> bool:
         state.steps_here += 1
         if updated and not state.replays:
             _after_step(training)
-        if state.is_leaving and state.step < config.steps and not state.replays:
+        if state.is_leaving and state.step < config.steps:
             _leave(training)
             return False
     return True
@@ -113,8 +119,10 @@ def _start(job: TrainingJob, notice: Notice, watchdog: Watchdog) -> Training:
     words = objective.vocabulary
     special = {"pad": words.pad, "bos": words.bos, "eos": words.eos}
     module = TargetLoss(build_model(config, shards.index.vocab_size, special))
-    store = CheckpointStore(job.work / FOLDER_NAME, job.key, Retention.of(config), job.mirror)
-    attempt, checkpoint = _agree(store, rank)
+    store = CheckpointStore(
+        job.work / FOLDER_NAME, job.key, Retention.of(config), job.mirror, mark=lambda: watchdog.mark("checkpoint")
+    )
+    attempt, checkpoint = from_rank_0(secrets.token_hex(4)), choose(store)
     engine = load_checkpoint(checkpoint, module, config, world_size)
     engine.mark = watchdog.mark
     fingerprints: list[Any] = [None] * world_size
@@ -132,6 +140,7 @@ def _start(job: TrainingJob, notice: Notice, watchdog: Watchdog) -> Training:
         job.mirror.pull(job.work / ATTEMPTS_NAME)
         with (job.work / ATTEMPTS_NAME).open("a", encoding="utf-8") as stream:
             stream.write(f"{world_size} {state.progress.step}\n")
+        job.mirror.pull(job.work / HANG_NAME)
         if (job.work / HANG_NAME).exists():  # of the attempt before
             (job.work / HANG_NAME).rename(job.work / f"before.{attempt}.{HANG_NAME}")
             job.mirror.drop(job.work / HANG_NAME)
@@ -170,17 +179,6 @@ def _open_shards(job: TrainingJob) -> tuple[TokenShards, TokenShards]:
     return training, validation
 
 
-def _agree(store: CheckpointStore, rank: int) -> tuple[str, Checkpoint | None]:
-    """Rank 0 chooses the attempt's word and the checkpoint for all."""
-    chosen: list[Any] = [None, None]
-    if rank == 0:
-        chosen = [secrets.token_hex(4), store.newest()]
-    dist.broadcast_object_list(chosen)
-    if chosen[1] is not None:
-        store.mirror.pull(chosen[1].folder)
-    return chosen[0], chosen[1]
-
-
 def _after_step(training: Training) -> None:
     """Logs, validates and saves when it is time."""
     job, config, state, engine = training.job, training.config, training.state, training.engine
@@ -190,9 +188,10 @@ def _after_step(training: Training) -> None:
         row = {
             "train_loss": training.final_loss() if last else sum(losses) / len(losses),
             "learning_rate": learning_rate(config, step - 1),
-            "gradient_norm": engine.gradient_norm(),
             "sample_hash": state.progress.sample_hash,
         }
+        if math.isfinite(engine.gradient_norm()):  # not in fp16 where the scale of the loss was too large
+            row["gradient_norm"] = engine.gradient_norm()
         flops = flops_per_token(training.module, config, state.progress)
         rates = training.throughput.whole if last else training.throughput.since_last
         training.log(row, {**rates(state.mark, flops), "peak_memory_mib_per_rank": peak_memory_mib(engine.device)})
@@ -229,8 +228,10 @@ def _save(training: Training) -> None:
 
 
 def _leave(training: Training) -> None:
-    """Saves where the training stands, and waits until that counts."""
-    if training.writer.saved_step != training.state.step:
+    """Saves where the training stands, and waits until that counts. Where steps are made again after a rollback what
+    is saved already does: the rollback will come again."""
+    state = training.state
+    if training.writer.saved_step != state.step and not state.replays:
         _save(training)
     training.writer.wait()
-    logger.warning("told to leave: saved at step %d of %d", training.state.step, training.config.steps)
+    logger.warning("told to leave at step %d of %d: saved", state.step, training.config.steps)

@@ -8,6 +8,7 @@ Shapes: B sequences, G the global batch, K losses of the objective, W ranks.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 
@@ -22,6 +23,8 @@ from components.pretraining.incidents import answer
 from components.pretraining.sampler import IntArray, sample_hash
 from components.pretraining.schedule import learning_rate
 from components.pretraining.training import FINAL_LOSS_FRACTION, Training
+
+logger = logging.getLogger(__name__)
 
 
 def take_step(training: Training) -> bool:
@@ -61,7 +64,8 @@ def take_step(training: Training) -> bool:
         answer(training, finding, indices_G, epochs_G)
         if finding.verdict != "accept":
             return False
-    engine.update()
+    if not engine.update() and dist.get_rank() == 0:
+        logger.warning("step %d has not changed the weights: its gradient has inf or NaN", state.step + 1)
     kept = max(config.log_every_steps, math.ceil(FINAL_LOSS_FRACTION * config.steps), config.health.spike_window_steps)
     state.recent_losses = [*state.recent_losses, loss][-kept:]
     state.tokens_here += num_tokens

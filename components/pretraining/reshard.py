@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from components.pretraining.checkpoint import Checkpoint
+from components.pretraining.agreement import from_rank_0
+from components.pretraining.checkpoint import Checkpoint, CheckpointStore
 from components.pretraining.config import PretrainConfig
 from components.pretraining.engine import TrainingEngine
 from components.pretraining.snapshot import TAG
@@ -35,6 +37,24 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["weight", "exp_avg", "exp_avg_sq"]
 MOMENTS: tuple[Kind, Kind] = ("exp_avg", "exp_avg_sq")
+
+
+def choose(store: CheckpointStore, until: int | None = None) -> Checkpoint | None:
+    """The newest complete checkpoint, as rank 0 finds it, on every machine. All ranks call it.
+
+    Args:
+        store: of the training.
+        until: the last step that it may be of.
+
+    Raises:
+        DamagedArtifactError: another machine than that of rank 0 cannot get it whole.
+    """
+    checkpoint = from_rank_0(store.newest(until) if dist.get_rank() == 0 else None)
+    if checkpoint is not None and store.mirror.objects:
+        if dist.get_rank() != 0 and os.environ.get("LOCAL_RANK", "0") == "0":
+            store.fetch(checkpoint.folder)
+        dist.barrier()
+    return checkpoint
 
 
 def load_checkpoint(
@@ -107,6 +127,8 @@ class SavedState:
         self._numbers = {name: number for group in groups for name, number in group.items()}
         self.step: float = self._ranks[0]["step"]
         """Optimizer steps taken."""
+        self.loss_scale: float | None = self._ranks[0]["loss_scale"]
+        """What fp16 losses are multiplied with."""
 
     def read(self, name: str, kind: Kind) -> torch.Tensor:
         """All elements of one weight, or of one of its moments: flat, fp32."""
@@ -166,6 +188,7 @@ def _flats(folder: Path, stage: int, rank: int, names: Sequence[str]) -> dict[st
         "weight": flats,
         **{kind: [states[index][kind].reshape(-1) for index in range(len(flats))] for kind in MOMENTS},
         "step": float(states[0]["step"]),
+        "loss_scale": getattr(saved.get("loss_scaler"), "cur_scale", saved.get("cur_scale")),
     }
 
 
@@ -191,6 +214,8 @@ def write(engine: TrainingEngine, saved: SavedState, stage: int) -> None:
         _write_by_weight(engine, optimizer, states, saved)
     else:
         _write_by_group(engine, optimizer, states, saved)
+    if engine.scales_loss and saved.loss_scale is not None:
+        optimizer.loss_scale = saved.loss_scale
 
 
 def _new_state(vector: torch.Tensor, saved: SavedState) -> dict[str, torch.Tensor]:

@@ -11,7 +11,9 @@ of them again from the newest checkpoint; one that is not out after END_SECONDS 
 A process that is stopped takes its sockets along: a store in it neither answers nor fails, so a second thread looks
 after the first.
 
-The deadline must be longer than the longest phase: an evaluation marks each batch, a checkpoint and the export do not.
+A rank that waits does not hang while another goes on: an alarm needs that no rank has marked anything for as long as
+the deadline, which must be longer than the longest work without a mark. An evaluation marks each batch, a checkpoint
+each write and file; the export has a mark before it is written and one before it is pushed.
 """
 
 from __future__ import annotations
@@ -69,6 +71,10 @@ class Watchdog:
         dist.all_gather_object(self.members, me)
         self._server, self._address = self._serve()
         self._at: tuple[int, str, int, float] = (0, "start", 0, time.monotonic())
+        self._moves = 0
+        """Marks of all ranks, at most one a rank in each period."""
+        self._told, self._moved = self._at[3], self._at[3]
+        """The last of this rank that the others know; when one of any rank was last seen."""
         self._first = Beat(rank=0, host=self.members[0]["host"], pid=self.members[0]["pid"])
         """What rank 0 told last; the store ends with its process."""
         self._verdict: str | None = None
@@ -175,13 +181,22 @@ class Watchdog:
     def _stuck(self) -> bool:
         step, _, _, since = self._at
         deadline = self.deadline if step else max(self.deadline, START_SECONDS)
-        return time.monotonic() - since >= deadline
+        return time.monotonic() - max(since, self._moved) >= deadline
+
+    def _look(self, store: Any) -> None:
+        """Tells the others that this rank goes on, and sees whether any does."""
+        since = self._at[3]
+        moves = store.add("moves", int(since != self._told))
+        self._told = since
+        if moves != self._moves:
+            self._moves, self._moved = moves, time.monotonic()
 
     def _tick(self, store: Any) -> bool:
         """Tells that this rank lives, and looks for an alarm; whether the hang is dealt with."""
         store.set(f"beat/{self.rank}", self._beat().model_dump_json())
         if store.check(["beat/0"]):
             self._first = Beat.model_validate_json(store.get("beat/0"))
+        self._look(store)
         if self._stuck():
             store.set(ALARM, "1")
         if not store.check([ALARM]):

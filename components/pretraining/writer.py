@@ -19,7 +19,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 NICENESS = 10
 """Of the thread, above that of the training: about a tenth of a core that both want."""
+LOOK_SECONDS = 1.0
+"""How often a training that waits looks whether the writing goes on, and tells the watchdog."""
 SETTLE_SECONDS = 30.0
 """How long a training that failed waits for the checkpoint that is under way."""
 
@@ -58,6 +60,8 @@ class CheckpointWriter:
         self._group = dist.new_group(backend="gloo")
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+        self._moves = 0
+        """Of the thread, each a write or a whole file."""
 
     @property
     def has_failed(self) -> bool:
@@ -100,7 +104,12 @@ class CheckpointWriter:
         """
         started = time.monotonic()
         if self._thread is not None:
-            self._thread.join()
+            moves = self._moves
+            while self._thread.is_alive():
+                self._thread.join(LOOK_SECONDS)
+                if moves != self._moves:
+                    moves = self._moves
+                    self.store.mark()
             self._thread = None
         self.stall_seconds += time.monotonic() - started
         if self._error is not None:
@@ -152,15 +161,22 @@ class CheckpointWriter:
         """Writes this rank's files; size and digest of each by name."""
         paths = list(files)
         for path in paths:
-            _save(files.pop(path), path)
+            _save(files.pop(path), path, self._move)
         if lines is not None:  # rank 0, which also answers for what DeepSpeed leaves beside the state
             (folder / HISTORY_NAME).write_text(lines, encoding="utf-8")
             paths += [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pt"]
         for path in paths:
             fsync(path)
-        mine = {path.relative_to(folder).as_posix(): folder_manifest.entry(path) for path in paths}
+            self._move()
+        mine = {}
+        for path in paths:
+            mine[path.relative_to(folder).as_posix()] = folder_manifest.entry(path)
+            self._move()
         self.store.mirror.push(folder, only=list(mine))
         return mine
+
+    def _move(self) -> None:
+        self._moves += 1
 
 
 def _told(error: Exception, folder: Path) -> Exception:
@@ -177,7 +193,12 @@ class _Stream(io.BufferedWriter):
 
     error: OSError | None = None
 
+    def __init__(self, path: Path, on_write: Callable[[], None]) -> None:
+        super().__init__(io.FileIO(path, "wb"))
+        self._on_write = on_write
+
     def write(self, data: Any) -> int:
+        self._on_write()
         try:
             return super().write(data)
         except OSError as error:
@@ -185,9 +206,9 @@ class _Stream(io.BufferedWriter):
             raise
 
 
-def _save(content: Any, path: Path) -> None:
+def _save(content: Any, path: Path, on_write: Callable[[], None]) -> None:
     """`torch.save` that raises OSError where the disk does."""
-    with _Stream(io.FileIO(path, "wb")) as stream:
+    with _Stream(path, on_write) as stream:
         try:
             torch.save(content, stream)
         except RuntimeError:

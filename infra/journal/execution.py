@@ -94,9 +94,7 @@ class Execution:
             self._end_in_order()
             raise
         finally:
-            for reference in self._running:  # an interrupted run leaves no task behind
-                with contextlib.suppress(Exception):  # where Ray itself is gone, so is the task
-                    ray.cancel(reference, force=True)
+            self._cancel(list(self._running))  # an interrupted run leaves no task behind
         self.outcome.records = [self._records[planned.step.name] for planned in self.plan]
         return self.outcome
 
@@ -107,18 +105,24 @@ class Execution:
         asked = {ref: one.planned for ref, one in self._running.items() if one.planned.step.stop_seconds}
         if not asked:
             return
-        for reference in self._running:
-            if reference not in asked:
-                with contextlib.suppress(Exception):
-                    ray.cancel(reference, force=True)
+        self._cancel([reference for reference in self._running if reference not in asked])
         seconds = max(planned.step.stop_seconds for planned in asked.values())
         names = ", ".join(planned.step.name for planned in asked.values())
         logger.warning("stopping: %s may save for up to %g s; interrupt again to end at once", names, seconds)
         for planned in asked.values():
             self.store.write(f"work/{planned.step.name}/{planned.key}/{STOP_NAME}", {"at": time.time()})
         ended, _ = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
-        for reference in ended:  # to cancel a task that has just ended aborts the whole process (2.60)
+        for reference in ended:
             del self._running[reference]
+
+    def _cancel(self, references: Sequence[Any]) -> None:
+        """Ends tasks, each once: to cancel one that has just ended aborts the whole process (Ray 2.60)."""
+        import ray
+
+        for reference in references:
+            del self._running[reference]
+            with contextlib.suppress(Exception):  # where Ray itself is gone, so is the task
+                ray.cancel(reference, force=True)
 
     def _start_what_can(self, waiting: list[PlannedStep]) -> list[PlannedStep]:
         """Settles reused and blocked steps, starts what fits; returns what still waits."""

@@ -7,14 +7,15 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from infra.journal.execution import Execution, Listener, Outcome
+from infra.journal.execution import Execution, Listener, Outcome, _Running
 from infra.journal.lock import exclusive
 from infra.journal.plan import PlannedStep, make_plan, neighbours
-from infra.journal.step import Step
+from infra.journal.step import STOP_NAME, Step
 from infra.journal.worker import Failure, Job, run_job
 from infra.storage.store import Store
 from infra.tracking.client import NullSink, StepTracker
@@ -148,3 +149,30 @@ def test_the_plan_says_which_steps_overlap_and_which_wait_for_room(store: Store)
         "light": (["first", "wide", "other"], []),
     }
     assert neighbours(plan, {"CPU": 4.0, "GPU": 0.0})["wide"] == (["other", "light"], [])
+
+
+def test_an_interrupt_cancels_each_step_once_and_those_that_can_save_not_at_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To cancel a task a second time, when it has ended, aborts the process (Ray 2.60)."""
+    import ray
+
+    cancelled: list[str] = []
+    answers: list[Any] = [KeyboardInterrupt(), (["saves"], [])]
+
+    def wait(*told: Any, **more: Any) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "cancel", lambda reference, force: cancelled.append(reference))
+    execution = Execution([], store, NullSink(), CLUSTER, FACTS, Listener())
+    for name, seconds in (("saves", 5.0), ("one", 0.0), ("other", 0.0)):
+        planned: Any = SimpleNamespace(step=SimpleNamespace(name=name, stop_seconds=seconds), key="k")
+        execution._running[name] = _Running(planned, 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        execution.run()
+    assert cancelled == ["one", "other"]
+    assert (store.root / "work" / "saves" / "k" / STOP_NAME).is_file()

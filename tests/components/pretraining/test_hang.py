@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
+from components.pretraining import writer
+from components.pretraining.checkpoint import CheckpointStore
 from components.pretraining.hang import HANG_NAME, Beat, culprits, in_collective, report, stack_of
+from components.pretraining.retention import Retention
+from components.pretraining.watchdog import Watchdog
 from infra.errors import InfrastructureError
 
 CONFIG: dict[str, Any] = {
@@ -75,6 +80,46 @@ def test_a_sleeping_thread_is_in_no_collective_and_its_stack_is_shown() -> None:
     event.set()
     thread.join()
     assert stack_of(thread.ident) == "its training thread has ended"
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of this process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_rank_that_waits_does_not_hang_while_another_goes_on(alone: None) -> None:
+    watchdog = Watchdog(0.3, lambda report: None)
+    store = dist.HashStore()
+    watchdog.begin(1)
+    watchdog._look(store)
+    time.sleep(0.4)
+    watchdog._look(store)
+    assert watchdog._stuck()
+    store.add("moves", 1)  # by another rank
+    watchdog._look(store)
+    assert not watchdog._stuck()
+
+
+def test_who_waits_for_a_checkpoint_tells_that_the_writing_goes_on(
+    alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "LOOK_SECONDS", 0.05)
+    marks: list[float] = []
+    store = CheckpointStore(tmp_path, "digest", Retention(newest=1), mark=lambda: marks.append(time.monotonic()))
+    waiting = writer.CheckpointWriter(store)
+
+    def write() -> None:
+        for number in range(3):
+            writer._save({"weight": number}, tmp_path / str(number), waiting._move)
+            time.sleep(0.2)
+
+    waiting._thread = threading.Thread(target=write)
+    waiting._thread.start()
+    waiting.wait()
+    assert 3 <= len(marks) <= 6  # for what is written, not for each look
 
 
 @pytest.mark.parametrize(("rank", "how"), [(1, "sleep"), (0, "stop"), (2, "stop")])

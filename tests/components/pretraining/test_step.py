@@ -6,13 +6,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import HashStore
 
 from components.pretraining.config import PretrainConfig
-from components.pretraining.distributed import read_failure, unwrapped, write_failure
+from components.pretraining.distributed import all_come, read_failure, unwrapped, write_failure
 from components.pretraining.step import check_tokenizer, pretrain
 from infra.errors import ConfigError, DataError, Fault, InfrastructureError, TrainingError
 from infra.journal.step import Artifact, StepContext
@@ -87,7 +89,7 @@ def test_a_users_mistake_seen_by_the_workers_comes_back_as_it_is_and_is_not_retr
 ) -> None:
     config = PretrainConfig.model_validate({**CONFIG, "learning_rate": 1e30, "warmup_steps": 0, "precision": "fp32"})
     here = context(tmp_path, "pretrain_mlm")
-    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step \d of 6: lower learning_rate"):
+    with pytest.raises(TrainingError, match=r"loss is not finite at step \d of 6 \(batch .*: lower learning_rate"):
         pretrain(config, artifacts(tiny_data), here)
     assert len((here.work / "attempts.log").read_text().splitlines()) == 1
 
@@ -104,6 +106,14 @@ def test_an_error_survives_the_way_from_the_worker(error: Exception, tmp_path: P
     found = read_failure(tmp_path / "failure.json")
     assert type(found) is type(error)
     assert str(found) == str(error)
+
+
+@pytest.mark.parametrize(("num_failed", "together"), [(2, False), (3, True)])
+def test_ranks_know_whether_all_of_them_failed(num_failed: int, together: bool) -> None:
+    store = HashStore()
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda _: all_come(store, 3, 0.3), range(num_failed)))
+    assert found == [together] * num_failed
 
 
 class GroupError(Exception):
