@@ -31,7 +31,8 @@ def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cl
     """
     found: list[str] = []
     model = config.model
-    found += _batch_problems(config, where, cluster)
+    batch = _batch_problems(config, where, cluster)
+    found += batch
     sizes_count = model.target_parameters is None and model.init_from is None
     if sizes_count and model.hidden_size % model.num_heads:
         found.append(
@@ -76,7 +77,7 @@ def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cl
     if not all(0 <= beta < 1 for beta in config.betas):
         found.append(f"{where}.betas={list(config.betas)} must each be at least 0 and less than 1")
     found += _engine_problems(config, where, cluster)
-    if not config.global_batch_size % config.cluster.max_workers:
+    if not batch:
         found += ds_config_problems(config, where)
     return found
 
