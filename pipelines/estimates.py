@@ -128,7 +128,8 @@ def _sized(step: Step, steps: Mapping[str, Step]) -> tuple[PretrainConfig, int]:
         return with_sizes_of(config, Path(config.model.init_from))
     if "init" in step.inputs:
         inner, vocab_size = _sized(step.inputs["init"], steps)
-        return config.model_copy(update={"model": inner.model}), vocab_size
+        model = inner.model.model_copy(update={"dropout": config.model.dropout})
+        return config.model_copy(update={"model": model}), vocab_size
     return config, tokenizer.vocab_size
 
 
