@@ -189,7 +189,10 @@ def _in_pieces(
 ) -> torch.Tensor:
     """The same with no more logits at once than in training (cross_entropy.py), which the memory plan counts."""
     step = max(1, MAX_LOGITS // len(weight_VD))
-    pieces = zip(features_TD.split(step), target_ids_T.split(step), strict=True)
+    pieces = [slice(start, start + step) for start in range(0, max(1, len(target_ids_T)), step)]
     return torch.cat(
-        [_of_logits(nn.functional.linear(one_CD, weight_VD, bias_V), ids_C, output) for one_CD, ids_C in pieces]
+        [
+            _of_logits(nn.functional.linear(features_TD[piece], weight_VD, bias_V), target_ids_T[piece], output)
+            for piece in pieces
+        ]
     )
