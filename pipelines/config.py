@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -12,8 +13,10 @@ from components.corpus.config import CorpusConfig, TaskConfig
 from components.finetuning.config import FinetuneConfig
 from components.finetuning.config import problems as finetune_problems
 from components.pretraining.config import PretrainConfig
+from components.pretraining.fit import WITHOUT_DROPOUT
 from components.pretraining.fit import problems as pretrain_problems
-from components.pretraining.sizes import size_problems
+from components.pretraining.init_from import start_problems
+from components.pretraining.sizes import num_positions, size_problems
 from components.prompting.config import PromptConfig
 from components.prompting.config import problems as prompt_problems
 from components.tokenization.config import TokenizerConfig, TokenShardsConfig
@@ -65,9 +68,32 @@ class PipelineConfig(FrozenConfig):
         """What is wrong with values that each are allowed, a line each."""
         for name in type(self).model_fields:
             yield from section_problems(name, getattr(self, name))
+        yield from self._tuning_problems()
         for name in ("pretrain_mlm", "pretrain_clm"):
             if getattr(self, name).model.init_from is None:
                 yield from size_problems(getattr(self, name), name, self.tokenizer.vocab_size)
+
+    def _tuning_problems(self) -> Iterator[str]:
+        """What the decoder of `pretrain_clm` cannot do in `tune_decoder`; told before it is trained for days."""
+        tuned, start = self.tune_decoder, self.pretrain_clm
+        positions = num_positions(start)
+        if start.model.init_from is not None:
+            if Path(start.model.init_from).is_dir():
+                model = start.model.model_copy(update={"dropout": tuned.model.dropout})
+                told = start_problems(tuned.model_copy(update={"model": model}), "pretrain_clm.model")
+                known = start_problems(start, "pretrain_clm.model")
+                yield from (f"tune_decoder: {line}" for line in told if line not in known)
+            return
+        if tuned.sequence_length > positions:
+            yield (
+                f"tune_decoder.sequence_length={tuned.sequence_length} is more than the {positions} positions "
+                f"of the decoder that it tunes: set pretrain_clm.model.max_position_embeddings={tuned.sequence_length}"
+            )
+        if tuned.model.dropout > 0 and start.architecture in WITHOUT_DROPOUT:
+            yield (
+                f"tune_decoder.model.dropout={tuned.model.dropout}: {start.architecture} (pretrain_clm) drops no "
+                "hidden states; set it to 0, or pretrain_clm.model.architecture=gpt2"
+            )
 
 
 def section_problems(name: str, section: Any) -> Iterator[str]:
@@ -82,7 +108,7 @@ def section_problems(name: str, section: Any) -> Iterator[str]:
             yield f"{name}.objective={section.objective}: this step trains {', '.join(OBJECTIVES[name])}"
         yield from pretrain_problems(section, name)
     if name == "tune_decoder":
-        for field in section.model.model_dump(exclude_defaults=True):
+        for field in section.model.model_dump(exclude_defaults=True, exclude={"dropout"}):
             yield f"tune_decoder.model.{field}: the decoder that is tuned is that of pretrain_clm; set it there"
     if name == "finetune":
         yield from finetune_problems(section)

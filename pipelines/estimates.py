@@ -44,7 +44,7 @@ class Estimate:
     step: str
     scale: Scale
     needed_bytes_by_stage: Mapping[int, float]
-    """Of a worker, at once."""
+    """Of a worker, at once, with the fewest workers: each holds most then."""
     network_bytes_by_stage: Mapping[int, float]
     """What a worker sends in a step."""
     worker_memory_bytes: float | None
@@ -112,7 +112,9 @@ def _estimate(step: Step, steps: Mapping[str, Step]) -> Estimate:
     return Estimate(
         step=step.name,
         scale=scale(config, vocab_size, stage),
-        needed_bytes_by_stage={one: needed_bytes(config, vocab_size, one, ranks) for one in STAGES},
+        needed_bytes_by_stage={
+            one: needed_bytes(config, vocab_size, one, config.cluster.min_workers) for one in STAGES
+        },
         network_bytes_by_stage={one: network_bytes(config, vocab_size, one, ranks) for one in STAGES},
         worker_memory_bytes=memory,
         choice=choice,
@@ -128,7 +130,8 @@ def _sized(step: Step, steps: Mapping[str, Step]) -> tuple[PretrainConfig, int]:
         return with_sizes_of(config, Path(config.model.init_from))
     if "init" in step.inputs:
         inner, vocab_size = _sized(step.inputs["init"], steps)
-        return config.model_copy(update={"model": inner.model}), vocab_size
+        model = inner.model.model_copy(update={"dropout": config.model.dropout})
+        return config.model_copy(update={"model": model}), vocab_size
     return config, tokenizer.vocab_size
 
 

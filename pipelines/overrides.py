@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Union, get_args, get_origin
 
@@ -68,6 +69,7 @@ def parse(arguments: list[str], model: type[BaseModel], groups: frozenset[str]) 
         else:
             try:
                 values[key] = read_value(text, annotation_at(model, key))
+                problems.extend(f"{key}: {told!r} lacks a space after its colon" for told in _run_together(values[key]))
             except yaml.YAMLError as error:
                 line = str(getattr(error, "problem", None) or error).splitlines()[0]
                 problems.append(f"{key}: {text!r} cannot be read ({line}); put text with {{}}[],:*&# in double quotes")
@@ -101,6 +103,18 @@ def read_value(text: str, annotation: Any) -> Any:
         return text
     # A flow collection may hold unquoted globs, which YAML would take for aliases.
     return yaml.load(re.sub(r"(?<=[:\[,{])(\s*)(\*[^\s,\]}]*)", r'\1"\2"', text), Loader=_Loader)
+
+
+def _run_together(value: Any) -> Iterator[str]:
+    """Keys such as `stage:3`, which YAML reads as one word without a value."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if inner is None and ":" in str(key):
+                yield str(key)
+            yield from _run_together(inner)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _run_together(one)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

@@ -248,6 +248,11 @@ class PretrainConfig(FrozenConfig):
         return OBJECTIVE_KINDS[self.objective]
 
     @property
+    def is_tuning(self) -> bool:
+        """Whether it goes on with a network of another training, which is not known here."""
+        return self.objective == "label_lm" and self.model.architecture is None and self.model.init_from is None
+
+    @property
     def stage(self) -> int:
         """The ZeRO stage, once `auto` is resolved."""
         if self.zero_stage == "auto":

@@ -8,6 +8,7 @@ planner, so nothing here needs torch; a test compares the keys with those that D
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -107,6 +108,24 @@ SECTIONS: Mapping[str, frozenset[str]] = {
     "data_types": frozenset(("buffer_dtype", "keep_in_fp32_modules")),
 }
 """What is known of DeepSpeed's keys, without those that are ours or refused."""
+MAPPINGS: Mapping[str, str] = {
+    "zero_optimization": "{reduce_bucket_size: 1000000}",
+    "zero_optimization.offload_optimizer": "{device: cpu}",
+    "zero_optimization.offload_param": "{device: cpu}",
+    "bf16": "{enabled: true}",
+    "fp16": "{enabled: true}",
+    "data_types": "{buffer_dtype: fp32}",
+}
+"""Keys that hold others, and an example."""
+SIZES: Mapping[str, int] = {"zero_optimization.reduce_bucket_size": 1} | {
+    f"zero_optimization.{name}": 0
+    for name in SECTIONS["zero_optimization"]
+    if name != "reduce_bucket_size"
+    and name.endswith(("_size", "_threshold", "_parameters", "_distance"))
+    and not name.startswith("ignore")
+}
+"""Keys whose value is a number, and the least: the memory plan reckons with some of them."""
+NULLABLE = ("steps_per_print",)
 
 
 def deepspeed_config(config: PretrainConfig, world_size: int, num_parameters: int) -> dict[str, Any]:
@@ -169,26 +188,48 @@ def ds_config_problems(config: PretrainConfig, where: str = "pretrain") -> Itera
         config: with a global batch that fits its workers.
         where: the config key of `config`.
     """
-    ours = dict(_leaves(_ours(config, config.cluster.max_workers, 0)))
+    workers = range(config.cluster.min_workers, config.cluster.max_workers + 1)
+    ours = {size: dict(_leaves(_ours(config, size, 0))) for size in workers}
     for key, value in _leaves(config.ds_config):
         name = f"{where}.ds_config.{key}"
         if value == AUTO:
             continue
-        refused = next((part for part in _parts(key) if part in REFUSED), None)
-        replaced = next((part for part in _parts(key) if part in REPLACED), None)
-        if key in OWNED:
-            yield from _conflict(name, value, ours.get(key, _absent(key)), f"{where}.{OWNED[key]}")
+        owned, replaced, refused, sized = (
+            next((part for part in _parts(key) if part in names), None) for names in (OWNED, REPLACED, REFUSED, SIZES)
+        )
+        if key in MAPPINGS:
+            if not isinstance(value, Mapping):
+                yield f"{name}={value!r} must be a mapping, such as {MAPPINGS[key]}"
+        elif owned is not None:
+            expected = {size: ours[size].get(owned, _absent(owned)) for size in workers}
+            given = value if key == owned else {key.removeprefix(f"{owned}."): value}
+            yield from _conflict(f"{where}.ds_config.{owned}", given, expected, f"{where}.{OWNED[owned]}")
         elif replaced is not None:
             yield f"{name}={value!r} has no effect here: set {where}.{REPLACED[replaced]} instead"
         elif refused is not None:
             yield f"{name}={value!r} is not possible: {REFUSED[refused]}; leave it out"
+        elif sized is not None and not (key == sized and is_size(value, SIZES[sized])):
+            yield f"{name}={value!r} must be a number of at least {SIZES[sized]}"
+        elif value is None and key not in NULLABLE:
+            yield f"{name}=None is no value for DeepSpeed: leave it out"
         else:
             yield from _unknown(name, key)
 
 
-def _conflict(name: str, value: Any, ours: Any, field: str) -> Iterator[str]:
-    if value != ours:
-        yield f"{name}={value!r} contradicts {ours!r}, which follows from the other settings: set {field} instead"
+def is_size(value: Any, least: int) -> bool:
+    """Whether it is a number that can be a size."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < math.inf
+
+
+def _conflict(name: str, value: Any, ours: Mapping[int, Any], field: str) -> Iterator[str]:
+    """A line if the value is not ours, at any number of workers."""
+    wrong = [size for size in ours if value != ours[size] or isinstance(value, bool) != isinstance(ours[size], bool)]
+    if wrong:
+        at = f" with num_workers={wrong[0]}" if len(ours) > 1 else ""
+        yield (
+            f"{name}={value!r} contradicts {ours[wrong[0]]!r}{at}, which follows from the other settings: "
+            f"set {field} instead"
+        )
 
 
 def _absent(key: str) -> Any:

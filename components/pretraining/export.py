@@ -22,6 +22,10 @@ RESULT_NAME = "result.json"
 HISTORY_NAME = "metrics.jsonl"
 SAMPLES_NAME = "samples.json"
 MODEL_NAME = "model"
+PREFIX_NOTE = """
+It was trained with prompts that see themselves whole (prefix_lm). transformers, and the steps that go on with this
+model, give it a causal mask alone, under which it was neither trained nor validated.
+"""
 
 
 def model_card(
@@ -43,6 +47,7 @@ def model_card(
         metrics: by name.
         settings: what it was trained with.
     """
+    note = PREFIX_NOTE if settings.get("objective") == "prefix_lm" else ""
     rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics.items())
     told = "\n".join(f"- `{name}`: `{value}`" for name, value in settings.items())
     return f"""---
@@ -64,7 +69,7 @@ Licence of the training data: {data_license or "not stated; ask whoever made thi
 Validation metrics are on held-out documents of the same corpus; `metric/source` is over those of one source. A
 pseudo-perplexity is over tokens that were hidden together, and no perplexity of a text. The model says nothing true by
 design: it has seen little text, and no one has examined it for bias.
-
+{note}
 Settings:
 
 {told}

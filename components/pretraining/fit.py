@@ -19,6 +19,8 @@ ROTARY = ("modernbert", "llama", "qwen3")
 """Architectures with rotary positions."""
 WITHOUT_DROPOUT = ("llama", "qwen3")
 """Architectures that drop no hidden states."""
+MAX_BATCH_GROWTH = 100
+"""A global batch more times as large is no advice."""
 
 
 def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cluster") -> list[str]:
@@ -31,7 +33,8 @@ def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cl
     """
     found: list[str] = []
     model = config.model
-    found += _batch_problems(config, where, cluster)
+    batch = _batch_problems(config, where, cluster)
+    found += batch
     sizes_count = model.target_parameters is None and model.init_from is None
     if sizes_count and model.hidden_size % model.num_heads:
         found.append(
@@ -44,6 +47,11 @@ def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cl
             "even: rotary positions turn pairs of numbers"
         )
     if model.init_from is not None:
+        if model.target_parameters is not None:
+            found.append(
+                f"{where}.model.target_parameters={model.target_parameters:,} has no effect beside "
+                f"{where}.model.init_from, whose sizes are taken: set it to null"
+            )
         if Path(model.init_from).is_dir():
             found += start_problems(config, f"{where}.model")
     elif KINDS[config.architecture] != config.kind or (
@@ -55,7 +63,7 @@ def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cl
             f"{where}.model.architecture={config.architecture} does not fit {where}.objective={config.objective}: "
             f"it takes {fitting}"
         )
-    elif model.dropout > 0 and config.architecture in WITHOUT_DROPOUT:
+    elif model.dropout > 0 and config.architecture in WITHOUT_DROPOUT and not config.is_tuning:
         found.append(
             f"{where}.model.dropout={model.dropout}: {config.architecture} drops no hidden states; set it to 0, or "
             "take gpt2"
@@ -66,7 +74,11 @@ def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cl
             f"{where}.sequence_length={config.sequence_length}"
         )
     if config.num_warmup_steps >= config.steps and config.num_warmup_steps > 0:
-        found.append(f"{where}.warmup_steps={config.num_warmup_steps} must be fewer than {where}.steps={config.steps}")
+        if config.warmup_steps is None:
+            given = f"{where}.warmup_fraction={config.warmup_fraction} makes {config.num_warmup_steps} steps, which"
+        else:
+            given = f"{where}.warmup_steps={config.warmup_steps}"
+        found.append(f"{given} must be fewer than {where}.steps={config.steps}")
     if config.mask_token_fraction + config.random_token_fraction > 1:
         found.append(
             f"{where}.mask_token_fraction={config.mask_token_fraction} and {where}.random_token_fraction="
@@ -76,7 +88,7 @@ def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cl
     if not all(0 <= beta < 1 for beta in config.betas):
         found.append(f"{where}.betas={list(config.betas)} must each be at least 0 and less than 1")
     found += _engine_problems(config, where, cluster)
-    if not config.global_batch_size % config.cluster.max_workers:
+    if not batch:
         found += ds_config_problems(config, where)
     return found
 
@@ -157,13 +169,16 @@ def _batch_problems(config: PretrainConfig, where: str, cluster: str) -> list[st
     fits = [count for count in range(1, min(batch, workers.max_workers) + 1) if batch % count == 0]
     step = math.lcm(*sizes)
     up = -(-batch // step) * step
+    set_batch = [f"{where}.global_batch_size={up}"] if up <= MAX_BATCH_GROWTH * batch else []
     if not workers.is_elastic:
+        fit = [*set_batch, f"{cluster}.num_workers to one of {', '.join(map(str, fits))}"]
         return [
             f"{where}.global_batch_size={batch} must be a multiple of {cluster}.num_workers={workers.max_workers}: "
-            f"set {where}.global_batch_size={up}, or {cluster}.num_workers to one of {', '.join(map(str, fits))}"
+            f"set {', or '.join(fit)}"
         ]
+    fit = [*set_batch, f"{cluster}.num_workers to a range within {', '.join(map(str, fits))}"]
     return [
         f"{where}.global_batch_size={batch} must be a multiple of every number of workers in "
-        f"{cluster}.num_workers={list(sizes[:1]) + list(sizes[-1:])}, and is not of {', '.join(map(str, wrong))}: set "
-        f"{where}.global_batch_size={up}, or a range within {', '.join(map(str, fits))}"
+        f"{cluster}.num_workers={list(sizes[:1]) + list(sizes[-1:])}, and is not of {', '.join(map(str, wrong))}: "
+        f"set {', or '.join(fit)}"
     ]

@@ -23,7 +23,7 @@ from torch import nn
 
 from components.pretraining.architectures import attention_implementation, make_network
 from components.pretraining.config import ObjectiveName, PretrainConfig, network_vocab_size
-from components.pretraining.cross_entropy import linear_cross_entropy
+from components.pretraining.cross_entropy import MAX_LOGITS, linear_cross_entropy
 from components.pretraining.dropout import Contexts, SampleDropout, dropout_fields, hidden_dropout, silence_attention
 from components.pretraining.init_from import start_problems
 from components.pretraining.packing import Runner, output_layer
@@ -150,7 +150,7 @@ class TargetLoss(nn.Module):
             if output == "sums":
                 losses = linear_cross_entropy(features_TD, weight_VD, bias_V, ids_T)[None]
             else:
-                losses = _of_logits(nn.functional.linear(features_TD, weight_VD, bias_V), ids_T, output)
+                losses = _in_pieces(features_TD, weight_VD, bias_V, ids_T, output)
             if "pair_positions_P" not in inputs or output == "predictions":
                 return losses
             first_P1D = hidden_SD.index_select(0, inputs["pair_positions_P"])[:, None]
@@ -178,3 +178,21 @@ def _of_logits(logits_TV: torch.Tensor, target_ids_T: torch.Tensor, output: Loss
         return logits_TV.argmax(-1)
     losses_T = nn.functional.cross_entropy(logits_TV.float(), target_ids_T, reduction="none")
     return losses_T.sum()[None] if output == "sums" else losses_T
+
+
+def _in_pieces(
+    features_TD: torch.Tensor,
+    weight_VD: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    target_ids_T: torch.Tensor,
+    output: LossOutput,
+) -> torch.Tensor:
+    """The same with no more logits at once than in training (cross_entropy.py), which the memory plan counts."""
+    step = max(1, MAX_LOGITS // len(weight_VD))
+    pieces = [slice(start, start + step) for start in range(0, max(1, len(target_ids_T)), step)]
+    return torch.cat(
+        [
+            _of_logits(nn.functional.linear(features_TD[piece], weight_VD, bias_V), target_ids_T[piece], output)
+            for piece in pieces
+        ]
+    )

@@ -33,7 +33,7 @@ from components.pretraining.config import Kind, PretrainConfig
 from components.pretraining.engine import TrainingEngine
 from components.pretraining.evaluation import document_numbers, validation_indices
 from components.pretraining.export import SAMPLES_NAME
-from components.pretraining.objectives.objective import Objective
+from components.pretraining.objectives.objective import Objective, Vocabulary
 from components.pretraining.training import Training
 from components.tokenization.shards import TokenShards
 
@@ -60,7 +60,7 @@ def take_samples(training: Training) -> None:
     started = time.monotonic()
     found = make_samples(training.engine, training.validation, training.objective, config)
     names = training.validation.index.sources
-    text = _decoder(job.tokenizer)
+    text = _decoder(job.tokenizer, training.objective.vocabulary)
     rows = [[state.step, names[source], *map(text, texts)] for source, texts in found]
     state.history.append({"step": state.step, SAMPLES: rows})
     state.evaluation_seconds += time.monotonic() - started
@@ -128,16 +128,20 @@ def make_samples(
     return [(place.source, [ids[:kept] for ids in three]) for place, three in zip(places, texts, strict=True)]
 
 
-def _decoder(tokenizer: Path) -> Callable[[Ids], str]:
-    """What gives the text of token ids, special tokens included; a token of padding of the vocabulary as its number."""
+def _decoder(tokenizer: Path, vocabulary: Vocabulary) -> Callable[[Ids], str]:
+    """What gives the text of token ids, special tokens and sentinels included; padding of the vocabulary as numbers."""
     from tokenizers import Tokenizer
 
     known = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
 
+    def other(id_: int) -> str:
+        sentinel = id_ - vocabulary.size
+        return f"<extra_id_{sentinel}>" if 0 <= sentinel < vocabulary.num_sentinels else f"<[{id_}]>"
+
     def decode(ids: Ids) -> str:
         runs = itertools.groupby(ids, lambda id_: known.id_to_token(id_) is not None)
         texts = (
-            known.decode(list(run), skip_special_tokens=False) if is_known else f"<{list(run)}>"
+            known.decode(list(run), skip_special_tokens=False) if is_known else "".join(map(other, run))
             for is_known, run in runs
         )
         return "".join(texts)

@@ -130,7 +130,9 @@ def with_sizes_of(config: PretrainConfig, folder: Path) -> tuple[PretrainConfig,
         model = ModelConfig.model_validate({"architecture": kind, "vocab_multiple": 1, **known})
         return config.model_copy(update={"model": model}), int(told["vocab_size"])
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ConfigError(f"model.init_from={folder}: not a Hugging Face model folder: {error}") from error
+        raise ConfigError(
+            f"model.init_from={folder}: not a Hugging Face model folder: {' '.join(str(error).split())}"
+        ) from error
 
 
 def bytes_told(value: float) -> str:

@@ -87,6 +87,12 @@ def test_every_problem_is_told_at_once() -> None:
         (["pretrain_mlm.model.num_heads=3"], "hidden_size=128 must be a multiple of"),
         (["prompt.template=no places"], "prompt.template"),
         (["seed=-1"], "seed: -1 is not allowed"),
+        (
+            ["pretrain_clm.model.max_position_embeddings=128", "tune_decoder.sequence_length=256"],
+            "tune_decoder.sequence_length=256 is more than the 128 positions of the decoder",
+        ),
+        (["tune_decoder.model.dropout=0.1"], "tune_decoder.model.dropout=0.1: llama .* drops no hidden states"),
+        (["pretrain_mlm.ds_config={zero_optimization:{stage:3}}"], "'stage:3' lacks a space after its colon"),
         (["tune_decoder.model.hidden_size=64"], "tune_decoder.model.hidden_size: the decoder that is tuned is that of"),
         (["finetune.registered_model=a/b"], "finetune.registered_model: 'a/b' is not allowed"),
         (["corpus.sources=[{pat: x}]"], r"\A(?!.*at least 1 item)(?s:.*)corpus.sources.0.pat: unknown key"),

@@ -82,3 +82,8 @@ def test_what_fits_nowhere_is_told_for_every_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         planned(arguments, tmp_path)
     assert [line.split(".")[0] for line in caught.value.problems] == ["pretrain_mlm", "pretrain_clm"]
+
+
+def test_what_must_fit_is_that_of_the_fewest_workers(tmp_path: Path) -> None:
+    few, elastic = (planned([f"cluster.num_workers={told}"], tmp_path)["pretrain_mlm"] for told in ("1", "[1,2]"))
+    assert elastic.needed_bytes_by_stage == few.needed_bytes_by_stage

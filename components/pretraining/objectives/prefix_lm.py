@@ -6,6 +6,9 @@ Raffel et al. 2020 (arXiv:1910.10683, 3.2.1 and 3.2.2), as the decoder-only netw
 2019, arXiv:1905.03197). The prefix has s tokens, from 1 to all but one, each as likely, keyed by document. Half of the
 tokens are targets on average, so a step learns from half as much as one of causal_lm.
 
+When not to use it: for a decoder that goes on under a causal mask, as `prompt`, `tune_decoder` and `generate` of
+transformers run it. No mask of a prefix is handed on to them; the model card says so.
+
 Shapes: B sequences, L tokens, D documents, N tokens of all of them.
 """
 

@@ -25,12 +25,21 @@ from infra.journal.step import Resources
         (
             {"global_batch_size": 32, "cluster": {"num_workers": [2, 4]}},
             r"global_batch_size=32 .*every number of workers in cluster.num_workers=\[2, 4\], and is not of 3: "
-            r"set .*global_batch_size=36, or a range within 1, 2, 4$",
+            r"set .*global_batch_size=36, or cluster.num_workers to a range within 1, 2, 4$",
         ),
         ({"model": {"hidden_size": 30, "num_heads": 4}}, r"hidden_size=30 must be a multiple of .*num_heads=4"),
         ({"objective": "causal_lm", "model": {"hidden_size": 36, "num_heads": 4}}, "must be even"),
         ({"objective": "causal_lm", "model": {"architecture": "bert"}}, "does not fit"),
         ({"model": {"max_position_embeddings": 64}}, r"max_position_embeddings=64 must be at least .*128"),
+        ({"warmup_fraction": 1}, r"warmup_fraction=1.0 makes 1000 steps, which must be fewer than .*steps=1000"),
+        (
+            {"global_batch_size": 16, "cluster": {"num_workers": [8, 64]}},
+            r": set cluster.num_workers to a range within 1, 2, 4, 8, 16$",
+        ),
+        (
+            {"model": {"target_parameters": 10**6, "init_from": "nowhere"}},
+            r"model.target_parameters=1,000,000 has no effect beside .*init_from.*: set it to null",
+        ),
         ({"warmup_steps": 1000}, r"warmup_steps=1000 must be fewer than .*steps=1000"),
         ({"mask_token_fraction": 0.8, "random_token_fraction": 0.3}, "must not exceed 1 together"),
         ({"betas": [0.9, 1.0]}, "less than 1"),

@@ -56,6 +56,16 @@ def test_no_clipping_is_said_aloud() -> None:
         ),
         ({"fp16": {"enabled": True}}, r"fp16\.enabled=True contradicts False, .*set p\.precision"),
         ({"bf16": {"enabled": False}}, r"bf16\.enabled=False contradicts True, .*set p\.precision"),
+        ({"zero_optimization": 3}, r"zero_optimization=3 must be a mapping, such as \{reduce"),
+        ({"zero_optimization": None}, r"zero_optimization=None must be a mapping"),
+        ({"bf16": False}, r"bf16=False must be a mapping"),
+        ({"fp16": True}, r"fp16=True must be a mapping"),
+        ({"zero_optimization": {"offload_optimizer": "cpu"}}, r"offload_optimizer='cpu' must be a mapping"),
+        ({"zero_optimization": {"stage": {"a": 1}}}, r"stage=\{'a': 1\} contradicts 1"),
+        ({"zero_optimization": {"reduce_bucket_size": "many"}}, r"='many' must be a number of at least 1"),
+        ({"zero_optimization": {"reduce_bucket_size": -5}}, r"=-5 must be a number of at least 1"),
+        ({"zero_optimization": {"allgather_bucket_size": None}}, r"=None must be a number of at least 0"),
+        ({"zero_optimization": {"contiguous_gradients": None}}, r"contiguous_gradients=None is no value"),
         ({"optimizer": {"type": "AdamW"}}, r"optimizer\.type='AdamW' has no effect here: set p\.optimizer, learning"),
         ({"scheduler": {"type": "WarmupLR"}}, r"scheduler\.type='WarmupLR' has no effect here: set p\.schedule"),
         ({"data_types": {"param_dtype": "fp32"}}, r"param_dtype='fp32' has no effect here: set p\.precision"),
@@ -72,6 +82,14 @@ def test_what_does_not_fit_is_named(given: dict[str, Any], message: str) -> None
     assert len(found) == 1, found
     assert found[0].startswith("p.ds_config.")
     assert __import__("re").search(message, found[0]), found[0]
+
+
+def test_batch_keys_are_right_at_every_number_of_workers() -> None:
+    values = {"cluster": {"num_workers": [1, 2]}, "global_batch_size": 48, "micro_batch_size_per_rank": 12}
+    assert problems(configured({"train_micro_batch_size_per_gpu": 12}, **values)) == []
+    found = problems(configured({"gradient_accumulation_steps": 1}, **values), "p")
+    assert len(found) == 1
+    assert "=1 contradicts 4 with num_workers=1" in found[0]
 
 
 def test_all_of_it_is_told_at_once() -> None:

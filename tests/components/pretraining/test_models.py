@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from components.pretraining import models
 from components.pretraining.config import KINDS, PretrainConfig
 from components.pretraining.models import TargetLoss, build_model
 from infra.errors import ConfigError
@@ -91,6 +92,26 @@ def test_a_batch_without_targets_loses_nothing_and_has_a_gradient(packed: Any) -
     loss.sum().backward()
     assert loss.tolist() == [0.0]
     assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
+
+
+@pytest.mark.parametrize("output", ["losses", "predictions"])
+def test_evaluation_holds_no_more_logits_than_a_piece(
+    output: Any, packed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = TargetLoss(build("bert", "encoder")).eval()
+    batch = packed.pack([packed.documents("encoder", (9, 13, 20))], "encoder", 48)
+    whole = module(output, **batch)
+    sizes, of_logits = [], models._of_logits
+
+    def watched(logits_TV: torch.Tensor, *told: Any) -> torch.Tensor:
+        sizes.append(logits_TV.numel())
+        return of_logits(logits_TV, *told)
+
+    monkeypatch.setattr(models, "MAX_LOGITS", 1600)
+    monkeypatch.setattr(models, "_of_logits", watched)
+    assert torch.allclose(module(output, **batch).double(), whole.double(), atol=1e-5)
+    assert len(sizes) > 1
+    assert max(sizes) <= 1600
 
 
 SMALL = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,9 +13,10 @@ import torch.distributed as dist
 
 from components.pretraining.batches import Batch
 from components.pretraining.config import PretrainConfig
+from components.pretraining.export import model_card
 from components.pretraining.objectives.causal_lm import CausalLm
 from components.pretraining.objectives.objective import Vocabulary
-from components.pretraining.samples import Place, _greedy, _restored
+from components.pretraining.samples import Place, _decoder, _greedy, _restored
 
 END, START = 3, 0
 DOCUMENTS = ([2, 10, 11, 30, 12, 3], [2, 20, 21, 22, 3], [2, 40, 41, 42, 43, 44, 45, 3])
@@ -119,3 +121,15 @@ def test_rows_end_at_the_end_token_and_at_the_longest(alone: None) -> None:
     assert greedy(5, 100) == [[1, 2, 3], [11, 12, 13, 14, 15], [21, 22, 23, 24, 25]]
     assert greedy(5, 4) == [[1, 2, 3], [11, 12], []]
     assert greedy(1, 100) == [[1], [11], [21]]
+
+
+def test_sentinels_are_shown_by_name(tiny_data: Path) -> None:
+    vocabulary = Vocabulary(size=512, pad=0, bos=2, eos=3, mask=4, num_sentinels=100)
+    decode = _decoder(tiny_data / "tokenizer", vocabulary)
+    assert decode([2, 512, 611, 612, 3]) == "<s><extra_id_0><extra_id_99><[612]></s>"
+
+
+def test_the_card_of_a_prefix_lm_says_that_its_mask_is_not_handed_on() -> None:
+    told: Any = {"title": "t", "task": "text-generation", "key": "k", "data_license": None, "metrics": {}}
+    assert "causal mask alone" in model_card(**told, settings={"objective": "prefix_lm"})
+    assert "causal mask alone" not in model_card(**told, settings={"objective": "causal_lm"})

@@ -179,7 +179,7 @@ def test_an_exported_decoder_starts_as_it_was_trained_to(
     text_data: Path,
     tmp_path: Path,
     objective: str,
-    start_from: str,
+    start_from: str | None,
     architecture: str,
 ) -> None:
     """Whatever the architecture, and whatever the model that it started from did."""
