@@ -16,7 +16,6 @@ from components.pretraining.config import TASKS, PretrainConfig
 from components.pretraining.fit import problems
 from components.pretraining.retention import Retention
 from components.pretraining.zero_stage import StageChoice, choose_stage, with_sizes_of
-from components.tokenization.shards import INDEX_NAME, ShardIndex
 from infra.errors import ConfigError, DataError
 from infra.journal.step import Artifact, StepContext, StepOutput
 from infra.storage.raw import RawFile, digest_file
@@ -44,6 +43,7 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
     from components.pretraining.export import EXPORT_NAME, HISTORY_NAME, MODEL_NAME, SAMPLES_NAME, read_result
     from components.pretraining.loop import ATTEMPTS_NAME
     from components.pretraining.training import TrainingJob
+    from components.tokenization.shards import INDEX_NAME
 
     started = time.time()
     if "init" in inputs:
@@ -122,6 +122,8 @@ def _chosen_stage(config: PretrainConfig, shards: Path, memory_bytes: float, ste
     Raises:
         ConfigError: no stage fits.
     """
+    from components.tokenization.shards import INDEX_NAME, ShardIndex
+
     vocab_size = ShardIndex.model_validate_json((shards / INDEX_NAME).read_bytes()).vocab_size
     if config.model.init_from:
         config, vocab_size = with_sizes_of(config, Path(config.model.init_from))
