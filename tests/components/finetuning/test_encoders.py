@@ -41,6 +41,7 @@ def export(objective: str, architecture: str | None, tokenizer: Path, work: Path
         num_sentinels=num_sentinels(config),
         card="",
         history=[],
+        samples={"columns": [], "data": []},
         result={},
     )
     return work / "export" / "model"

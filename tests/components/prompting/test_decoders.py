@@ -38,6 +38,7 @@ def export(objective: str, architecture: str, tokenizer: Any, work: Path, positi
         tokenizer=work / "tokenizer",
         card="",
         history=[],
+        samples={"columns": [], "data": []},
         result={},
     )
     return work / "export" / "model"
