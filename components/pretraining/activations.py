@@ -64,7 +64,7 @@ class Layer:
 LAYERS: Mapping[Architecture, Layer] = {
     "llama": Layer(wide=8, wide_fp32=2, inner=4, scores=1, scores_fp32=1),
     "qwen3": Layer(wide=10, wide_fp32=4, inner=4, scores=1, scores_fp32=1, head_norms=2),
-    "gpt2": Layer(wide=8, inner=5, scores=1),
+    "gpt2": Layer(wide=8, inner=2, scores=1),
     "bert": Layer(wide=8, inner=2, scores=1),
     "modernbert": Layer(wide=8, inner=4, scores=1, scores_fp32=1, wide_sdpa=2),
     "t5": Layer(wide=6, wide_fp32=4, inner=7, scores=1, wide_sdpa=3, scores_sdpa=2),

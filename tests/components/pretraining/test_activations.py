@@ -71,7 +71,7 @@ def network(config: PretrainConfig, layers: int) -> Any:
     if config.architecture == "qwen3":
         return hf.Qwen3Model(hf.Qwen3Config(**named, head_dim=32))
     if config.architecture == "gpt2":
-        return hf.GPT2Model(hf.GPT2Config(**common, **sizes, **none))
+        return hf.GPT2Model(hf.GPT2Config(**common, **sizes, **none, activation_function="gelu_pytorch_tanh"))
     if config.architecture == "t5":
         more = {"d_model": 96, "d_ff": 160, "d_kv": 32, "num_heads": 3, "num_layers": layers, "dropout_rate": 0.0}
         return hf.T5Model(hf.T5Config(**common, **more, num_decoder_layers=layers, feed_forward_proj="gated-gelu"))

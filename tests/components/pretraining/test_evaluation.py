@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from components.pretraining.batches import make_batch, make_objective
 from components.pretraining.config import PretrainConfig
 from components.pretraining.evaluation import MAX_SOURCES, Evaluation, reported_sources, validation_indices
-from components.pretraining.models import model_mask
+from components.pretraining.packing import model_mask
 from components.pretraining.samples import Place, choose
 from components.tokenization.shards import ShardIndex, SourceCounts, TokenShards, write_index
 
