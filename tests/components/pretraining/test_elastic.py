@@ -16,7 +16,7 @@ import pytest
 
 from tests.clusters import Cluster, ray_cluster_of_three, start
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 PROJECT = Path(__file__).parents[3]
 CONFIG: dict[str, Any] = {
     "model": {"hidden_size": 32, "num_layers": 2, "num_heads": 2},
