@@ -79,7 +79,7 @@ def train(job: TrainingJob, notice: Notice) -> bool:
             if not _run(training, watchdog):
                 return False
             training.writer.wait()
-        except Exception:
+        except Exception:  # whatever it is, the checkpoint under way may still become whole
             training.writer.settle()
             raise
         watchdog.mark("finish")

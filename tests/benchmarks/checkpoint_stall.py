@@ -12,8 +12,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,66 +20,51 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.ranks import joined, run, training_job
 from tests.components.pretraining.data import make_shards
 
 NUM_RANKS = 2
 MIB = 1024 * 1024
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 def rank_main(told: dict[str, Any]) -> None:
-    """One rank: trains, saves, and on rank 0 prints what it measured as JSON."""
-    import torch
-    import torch.distributed as dist
-
+    """One rank: trains and saves; rank 0 writes what it measured."""
     from components.pretraining import loop
     from components.pretraining.config import PretrainConfig
     from components.pretraining.notice import Notice
     from components.pretraining.optimizer_step import take_step
-    from components.pretraining.training import TrainingJob
-    from infra.tracking.client import StepTracker
+    from components.pretraining.watchdog import Watchdog
+    from infra.tracking.client import NullSink
 
-    torch.set_num_threads(1)
-    rank, home = int(os.environ["RANK"]), Path(told["home"])
-    store = dist.FileStore(told["store"], NUM_RANKS)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=NUM_RANKS)
-    data = home / "data"
-    job = TrainingJob(
-        config=PretrainConfig.model_validate(told["config"]),
-        shards=data / "token_shards",
-        tokenizer=data / "tokenizer",
-        work=Path(told["work"]),
-        key="k" * 32,
-        name="pretrain_clm",
-        tracker=StepTracker(step="pretrain_clm"),
-    )
-    training = loop._start(job, Notice())
-    writer, every = training.writer, told["every"]
+    config, home, every = PretrainConfig.model_validate(told["config"]), Path(told["home"]), told["every"]
+    job = training_job(config, home / "data", Path(told["work"]), NullSink())
     apart: list[float] = []
     beside: list[float] = []
     stalls: list[float] = []
-    for step in range(every * (told["saves"] + 1)):
-        writing = writer._thread is not None and writer._thread.is_alive()
-        started = time.monotonic()
-        take_step(training)
-        if step >= 3:  # the first ones warm up
-            (beside if writing else apart).append(time.monotonic() - started)
-        if (step + 1) % every == 0 and step + 1 < every * (told["saves"] + 1):
-            before = writer.stall_seconds
-            loop._save(training)
-            if told["waits"]:
-                writer.wait()
-            stalls.append(writer.stall_seconds - before)
-    writer.wait()
-    newest = sorted(job.work.glob("checkpoints/step_*"))[-1]
-    if rank == 0:
-        num_bytes = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
-        parameters = sum(parameter.numel() for parameter in training.module.parameters())
-        writes = writer.write_seconds / told["saves"]
-        found = {"apart": apart, "beside": beside, "stalls": stalls, "write_seconds": writes}
-        print(json.dumps(found | {"num_bytes": num_bytes, "parameters": parameters}))
-    dist.barrier()
-    dist.destroy_process_group()
+    with joined() as (rank, _), Watchdog(config.health.hang_timeout_seconds, print) as watchdog:
+        training = loop._start(job, Notice(), watchdog)
+        writer = training.writer
+        for step in range(every * (told["saves"] + 1)):
+            watchdog.begin(step + 1)
+            writing = writer._thread is not None and writer._thread.is_alive()
+            started = time.monotonic()
+            take_step(training)
+            if step >= 3:  # the first ones warm up
+                (beside if writing else apart).append(time.monotonic() - started)
+            if (step + 1) % every == 0 and step + 1 < every * (told["saves"] + 1):
+                before = writer.stall_seconds
+                loop._save(training)
+                if told["waits"]:
+                    writer.wait()
+                stalls.append(writer.stall_seconds - before)
+        writer.wait()
+        newest = sorted(job.work.glob("checkpoints/step_*"))[-1]
+        if rank == 0:
+            num_bytes = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
+            parameters = sum(parameter.numel() for parameter in training.module.parameters())
+            writes = writer.write_seconds / told["saves"]
+            found = {"apart": apart, "beside": beside, "stalls": stalls, "write_seconds": writes}
+            Path(told["result"]).write_text(json.dumps(found | {"num_bytes": num_bytes, "parameters": parameters}))
 
 
 def measure(home: Path, name: str, waits: bool, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -102,27 +85,15 @@ def measure(home: Path, name: str, waits: bool, arguments: argparse.Namespace) -
     }
     told = {
         "home": str(home),
-        "store": str(home / f"store-{name}"),
         "work": str(home / name),
+        "result": str(home / f"{name}.json"),
         "config": config,
         "every": arguments.every,
         "saves": arguments.saves,
         "waits": waits,
     }
-    (home / name).mkdir()
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(NUM_RANKS)}
-    environment |= {"PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "tests.benchmarks.checkpoint_stall", "--rank", json.dumps(told)]
-    ranks = [
-        subprocess.Popen(
-            command, env=environment | {"RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, text=True
-        )
-        for rank in map(str, range(NUM_RANKS))
-    ]
-    outputs = [process.communicate()[0] for process in ranks]
-    if any(process.returncode for process in ranks):
-        raise SystemExit("a rank failed")
-    return dict(json.loads(outputs[0].splitlines()[-1]))
+    run("tests.benchmarks.checkpoint_stall", ["--rank", json.dumps(told)], NUM_RANKS, home / f"store-{name}")
+    return dict(json.loads(Path(told["result"]).read_text()))
 
 
 def main() -> None:

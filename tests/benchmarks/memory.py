@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,11 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from components.pretraining.config import PretrainConfig
+from tests.benchmarks.ranks import joined, run
 
-PROJECT = Path(__file__).resolve().parents[2]
 VOCAB, LENGTH = 8192, 64
 BOUND = 0.05
-TIMEOUT_SECONDS = 280
 
 
 def training(precision: str, stage: int, ranks: int, arguments: argparse.Namespace) -> PretrainConfig:
@@ -82,66 +79,50 @@ def work(arguments: argparse.Namespace) -> None:
     import psutil
     import torch
     import torch.distributed as dist
-    from torch._C._distributed_c10d import FileStore
 
     from components.pretraining.engine import TrainingEngine
     from components.pretraining.models import TargetLoss, build_model
 
-    torch.set_num_threads(1)
-    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group("gloo", store=FileStore(os.environ["STORE"], ranks), rank=rank, world_size=ranks)
-    rows = []
-    for precision in ("bf16", "fp32"):
-        for stage in range(4):
-            config = training(precision, stage, ranks, arguments)
-            gc.collect()
-            before, resident = live_storages(), psutil.Process().memory_info().rss
-            module = TargetLoss(build_model(config, VOCAB, {"pad": 0, "bos": 2, "eos": 3}))
-            engine = TrainingEngine(module, config, ranks)
-            weights_K = torch.tensor([1e-2])
-            for step in range(2):
-                for _ in range(engine.num_micro_batches):
-                    engine.accumulate(inputs(), weights_K)
-                if step == 0:
-                    engine.update()
-            gc.collect()
-            held = sum(size for address, size in live_storages().items() if address not in before)
-            grown = psutil.Process().memory_info().rss - resident
-            with tempfile.TemporaryDirectory() as folder:
-                engine.engine.save_checkpoint(folder, tag="one")
-                saved = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-            told = torch.tensor([float(held), float(grown)])
-            total = torch.tensor([float(saved)])
-            dist.all_reduce(told, op=dist.ReduceOp.MAX)
-            dist.all_reduce(total)
-            rows.append({"precision": precision, "stage": stage, "held": told[0].item(), "grown": told[1].item()})
-            rows[-1]["saved"] = total.item()
-            engine.engine.destroy()
-            del engine, module
+    with joined() as (rank, ranks):
+        rows = []
+        for precision in ("bf16", "fp32"):
+            for stage in range(4):
+                config = training(precision, stage, ranks, arguments)
+                gc.collect()
+                before, resident = live_storages(), psutil.Process().memory_info().rss
+                module = TargetLoss(build_model(config, VOCAB, {"pad": 0, "bos": 2, "eos": 3}))
+                engine = TrainingEngine(module, config, ranks)
+                weights_K = torch.tensor([1e-2])
+                for step in range(2):
+                    for _ in range(engine.num_micro_batches):
+                        engine.accumulate(inputs(), weights_K)
+                    if step == 0:
+                        engine.update()
+                gc.collect()
+                held = sum(size for address, size in live_storages().items() if address not in before)
+                grown = psutil.Process().memory_info().rss - resident
+                with tempfile.TemporaryDirectory() as folder:
+                    engine.engine.save_checkpoint(folder, tag="one")
+                    saved = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+                told = torch.tensor([float(held), float(grown)])
+                total = torch.tensor([float(saved)])
+                dist.all_reduce(told, op=dist.ReduceOp.MAX)
+                dist.all_reduce(total)
+                rows.append({"precision": precision, "stage": stage, "held": told[0].item(), "grown": told[1].item()})
+                rows[-1]["saved"] = total.item()
+                engine.engine.destroy()
+                del engine, module
     if rank == 0:
-        Path(os.environ["RESULT"]).write_text(json.dumps(rows))
-    dist.destroy_process_group()
+        arguments.result.write_text(json.dumps(rows))
 
 
 def measure(ranks: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Starts `ranks` processes and returns what they measured."""
+    """What `ranks` processes measured."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        base = {**os.environ, "WORLD_SIZE": str(ranks), "STORE": f"{folder}/store", "RESULT": str(result)}
-        base |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(PROJECT)}
-        command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.memory", "--worker"]
-        command += ["--hidden-size", str(arguments.hidden_size), "--num-layers", str(arguments.num_layers)]
-        running = [
-            subprocess.Popen(command, cwd=PROJECT, env=base | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-            for rank in range(ranks)
-        ]
-        try:
-            codes = [process.wait(TIMEOUT_SECONDS) for process in running]
-        finally:
-            for process in running:
-                process.kill()
-        if any(codes):
-            raise RuntimeError(f"{ranks} ranks ended with {codes}")
+        told = ["--result", str(result), "--hidden-size", str(arguments.hidden_size)]
+        told += ["--num-layers", str(arguments.num_layers)]
+        run("tests.benchmarks.memory", told, ranks, Path(folder) / "store")
         found: list[dict[str, Any]] = json.loads(result.read_text())
         return found
 
@@ -156,9 +137,9 @@ def main() -> None:
     parser.add_argument("--hidden-size", type=int, default=320)
     parser.add_argument("--num-layers", type=int, default=8)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.worker:
+    if arguments.result:
         work(arguments)
         return
     psi = num_parameters(training("bf16", 0, 1, arguments), VOCAB)

@@ -14,11 +14,9 @@ passes, on a busy one it is what would pass if it were idle. Wall time (the medi
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -33,12 +31,12 @@ from rich.table import Table
 
 from components.pretraining.config import PretrainConfig
 from components.pretraining.scaling import step_flops, step_seconds
+from tests.benchmarks.ranks import joined, run, training_job
+from tests.components.pretraining.data import make_shards
 
-PROJECT = Path(__file__).resolve().parents[2]
 VOCAB = 2048
 CALIBRATION_STEPS = 20
 BOUND = 0.20
-TIMEOUT_SECONDS = 280
 BASE: dict[str, Any] = {
     "objective": "causal_lm",
     "model": {"hidden_size": 256, "num_layers": 4, "num_heads": 4},
@@ -82,73 +80,34 @@ class TimingSink:
 
 def work(path: Path) -> None:
     """One rank: each training in turn; rank 0 writes the seconds of its steps."""
-    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    import torch
-    import torch.distributed as dist
-    from torch._C._distributed_c10d import FileStore
-
     from components.pretraining.loop import train
-    from components.pretraining.training import TrainingJob
-    from infra.tracking.client import StepTracker
+    from components.pretraining.notice import Notice
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=FileStore(os.environ["STORE"], ranks), rank=rank, world_size=ranks)
     found = {}
-    for name, told in json.loads(path.read_text()).items():
-        sink, data = TimingSink(), Path(told["data"])
-        job = TrainingJob(
-            config=PretrainConfig.model_validate(told["config"]),
-            shards=data / "token_shards",
-            tokenizer=data / "tokenizer",
-            work=Path(told["work"]),
-            key="k" * 32,
-            name=name,
-            tracker=StepTracker(step=name, sink=sink),
-        )
-        job.work.mkdir(parents=True, exist_ok=True)
-        train(job)
-        times = [sink.times[step] for step in sorted(sink.times)]
-        found[name] = [
-            [after - before for before, after in zip(*pair, strict=True)] for pair in itertools.pairwise(times)
-        ]
-    if rank == 0:
-        path.with_name("seconds.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    with joined() as (rank, _):
+        for name, told in json.loads(path.read_text()).items():
+            sink = TimingSink()
+            config = PretrainConfig.model_validate(told["config"])
+            train(training_job(config, Path(told["data"]), Path(told["work"]), sink, name), Notice())
+            times = [sink.times[step] for step in sorted(sink.times)]
+            found[name] = [
+                [after - before for before, after in zip(*pair, strict=True)] for pair in itertools.pairwise(times)
+            ]
+        if rank == 0:
+            path.with_name("seconds.json").write_text(json.dumps(found))
 
 
 def measure(configs: Mapping[str, PretrainConfig], folder: Path) -> dict[str, list[tuple[float, float]]]:
     """Seconds and CPU seconds of each step but the first, by training."""
-    path = Path(__file__).parents[1] / "components" / "pretraining" / "data.py"
-    spec = importlib.util.spec_from_file_location("prediction_data", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(path)
-    data = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(data)
     jobs = {}
     for name, config in configs.items():
         shards = folder / f"data-{config.sequence_length}"
         if not shards.exists():
-            data.make_shards(shards, num_documents=6000, sequence_length=config.sequence_length, vocab_size=VOCAB)
+            make_shards(shards, num_documents=6000, sequence_length=config.sequence_length, vocab_size=VOCAB)
         jobs[name] = {"data": str(shards), "work": str(folder / name), "config": config.model_dump(mode="json")}
     told = folder / "jobs.json"
     told.write_text(json.dumps(jobs))
-    ranks = next(iter(configs.values())).cluster.num_workers
-    base = {**os.environ, "WORLD_SIZE": str(ranks), "STORE": f"{folder}/store", "PYTHONPATH": str(PROJECT)}
-    base |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.prediction", "--worker", str(told)]
-    running = [
-        subprocess.Popen(
-            command, cwd=PROJECT, env=base | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.DEVNULL
-        )
-        for rank in range(ranks)
-    ]
-    try:
-        codes = [process.wait(TIMEOUT_SECONDS) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    if any(codes):
-        raise RuntimeError(f"ranks ended with {codes}")
+    run("tests.benchmarks.prediction", ["--worker", str(told)], 1, folder / "store")
     found: dict[str, list[tuple[float, float]]] = json.loads((folder / "seconds.json").read_text())
     return found
 

@@ -10,6 +10,7 @@ Shapes: B sequences, L tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,12 +21,8 @@ from components.pretraining.objectives.objective import BoolArray, IntArray, Seq
 class CausalLm:
     """The objective."""
 
+    is_causal: ClassVar[bool] = True
     vocabulary: Vocabulary
-
-    @property
-    def is_causal(self) -> bool:
-        """A position sees those before it only."""
-        return True
 
     def targetable(self, tokens_BL: IntArray) -> BoolArray:
         """Which tokens may be targets: text and the end of a document."""

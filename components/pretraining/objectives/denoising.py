@@ -22,6 +22,7 @@ Shapes: B sequences, L and M tokens, D documents, N tokens of all texts, I slots
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -50,6 +51,7 @@ Text = tuple[IntArray, IntArray]
 class Denoising:
     """The objective with its noise."""
 
+    is_causal: ClassVar[bool] = False
     vocabulary: Vocabulary
     noise: tuple[Noise, ...]
     masking_rate: float
@@ -57,11 +59,6 @@ class Denoising:
     words: WordTable | None = None
     """For sentence_permutation."""
     seed: int = 0
-
-    @property
-    def is_causal(self) -> bool:
-        """The encoder sees the whole document."""
-        return False
 
     def targetable(self, tokens_BL: IntArray) -> BoolArray:
         """Which tokens may be targets: all of a document."""

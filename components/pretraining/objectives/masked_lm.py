@@ -21,7 +21,7 @@ Shapes: B sequences, L tokens, D documents, W words of all of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -45,6 +45,7 @@ MaskingUnit = Literal["token", "word", "span"]
 class MaskedLm:
     """The objective with its rates."""
 
+    is_causal: ClassVar[bool] = False
     vocabulary: Vocabulary
     masking_rate: float
     mask_token_fraction: float = 0.8
@@ -56,11 +57,6 @@ class MaskedLm:
     words: WordTable | None = None
     """For words and spans."""
     seed: int = 0
-
-    @property
-    def is_causal(self) -> bool:
-        """A position sees the whole document."""
-        return False
 
     def targetable(self, tokens_BL: IntArray) -> BoolArray:
         """Which tokens may be targets: those that stand for text."""

@@ -25,6 +25,7 @@ Shapes: B sequences, L tokens, D documents, N tokens of all of them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -60,6 +61,7 @@ NUM_SPECIAL = 3
 class MaskedLmNsp:
     """The objective."""
 
+    is_causal: ClassVar[bool] = False
     masked_lm: MaskedLm
     words: WordTable
 
@@ -67,11 +69,6 @@ class MaskedLmNsp:
     def vocabulary(self) -> Vocabulary:
         """What it knows of the tokenizer."""
         return self.masked_lm.vocabulary
-
-    @property
-    def is_causal(self) -> bool:
-        """A position sees the whole pair."""
-        return False
 
     def targetable(self, tokens_BL: IntArray) -> BoolArray:
         """Which tokens may be targets: those that stand for text."""

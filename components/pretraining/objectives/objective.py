@@ -6,7 +6,7 @@ Shapes: B sequences, L tokens, M decoder tokens, X one of the two, P pairs of se
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -112,14 +112,12 @@ def sequence_keys(seed: int, sequences: Sequences, *, validation: bool, dynamic:
 class Objective(Protocol):
     """What is predicted from what."""
 
+    is_causal: ClassVar[bool]
+    """Whether a position sees those before it only."""
+
     @property
     def vocabulary(self) -> Vocabulary:
         """What it knows of the tokenizer."""
-        ...
-
-    @property
-    def is_causal(self) -> bool:
-        """Whether a position sees those before it, and the prefix if there is one, only."""
         ...
 
     def targetable(self, tokens_BL: IntArray) -> BoolArray:

@@ -20,6 +20,7 @@ Shapes: B sequences, L and M tokens, D documents, N tokens of all of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -51,15 +52,11 @@ NOISE, STAYING = 21, 22
 class SpanCorruption:
     """The objective with its rate."""
 
+    is_causal: ClassVar[bool] = False
     vocabulary: Vocabulary
     masking_rate: float
     mean_span_length: float = 3.0
     seed: int = 0
-
-    @property
-    def is_causal(self) -> bool:
-        """The encoder sees the whole document."""
-        return False
 
     def targetable(self, tokens_BL: IntArray) -> BoolArray:
         """Which tokens may be targets: text, sentinels and the end of a document."""

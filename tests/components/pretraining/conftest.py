@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,15 +11,8 @@ import pytest
 
 
 def _load(name: str) -> ModuleType:
-    """A module beside this file: `--import-mode=importlib` puts no test folder on the path."""
-    path = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"pretraining_tests_{name}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """A module of this folder."""
+    return importlib.import_module(f"tests.components.pretraining.{name}")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from components.pretraining.config import KINDS, PretrainConfig, micro_batch_siz
 from components.pretraining.fit import problems
 from components.pretraining.schedule import learning_rate
 from infra.cluster.config import ClusterConfig
-from infra.energy.flops import matmul_parameters, transformer_flops
+from infra.energy.flops import NetworkShape, shape_of
 from infra.journal.config import is_execution
 from infra.journal.step import Resources
 
@@ -122,13 +122,22 @@ def test_the_learning_rate_rises_then_falls_to_its_part_of_the_peak() -> None:
     assert all(one >= other for one, other in itertools.pairwise(rates[10:]))
 
 
-def test_flops_by_hand() -> None:
-    assert matmul_parameters(hidden_size=4, num_layers=2, intermediate_size=16, gated=False) == 2 * (64 + 128)
-    assert matmul_parameters(hidden_size=4, num_layers=1, intermediate_size=8, gated=True) == 64 + 96
-    told: Any = {"num_matmul_parameters": 100, "num_tokens": 10, "num_layers": 2, "hidden_size": 4}
-    head: Any = {"attention_span": 5, "num_head_parameters": 50, "num_head_tokens": 3}
-    assert transformer_flops(**told, **head, training=False) == 10 * (200 + 4 * 2 * 5 * 4) + 3 * 100
-    assert transformer_flops(**told, **head, training=True) == 3 * transformer_flops(**told, **head, training=False)
+@pytest.mark.parametrize(("matrices", "training"), [(2, False), (3, True)])
+def test_flops_by_hand(matrices: int, training: bool) -> None:
+    shape = NetworkShape(
+        hidden_size=4,
+        num_layers=2,
+        num_decoder_layers=0,
+        attention_size=4,
+        key_value_size=2,
+        intermediate_size=8,
+        num_feed_forward_matrices=matrices,
+        num_head_parameters=50,
+    )
+    layer = 2 * (4 * 4) + 2 * (4 * 2) + matrices * 4 * 8  # queries and outputs, keys and values, feed-forward
+    forward = 10 * 2 * (2 * layer + 4 * 5 * 4) + 3 * 2 * 50
+    found = shape.flops(num_tokens=10, span=5, num_head_tokens=3, training=training)
+    assert found == (3 if training else 1) * forward
 
 
 @pytest.mark.parametrize(("architecture", "kind"), KINDS.items())
@@ -137,7 +146,6 @@ def test_flops_are_those_that_torch_counts(architecture: str, kind: str, packed:
     from torch.utils.flop_counter import FlopCounterMode
 
     from components.pretraining.models import TargetLoss, build_model
-    from infra.energy.flops import shape_of
 
     objective = {"encoder": "masked_lm", "encoder_decoder": "denoising", "decoder": "causal_lm"}[kind]
     sizes = {"architecture": architecture, "hidden_size": 96, "num_layers": 3, "num_heads": 3}
@@ -160,8 +168,6 @@ def test_flops_are_those_that_torch_counts(architecture: str, kind: str, packed:
 
 
 def test_flops_of_an_encoder_decoder_by_hand() -> None:
-    from infra.energy.flops import NetworkShape
-
     shape = NetworkShape(
         hidden_size=4,
         num_layers=2,

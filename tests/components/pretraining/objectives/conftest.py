@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -21,14 +20,7 @@ from components.tokenization.shards import TokenShards
 @pytest.fixture(scope="session")
 def by_hand() -> ModuleType:
     """Helpers."""
-    path = Path(__file__).with_name("by_hand.py")
-    spec = importlib.util.spec_from_file_location("pretraining_tests_by_hand", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("tests.components.pretraining.objectives.by_hand")
 
 
 @pytest.fixture(scope="session")
