@@ -12,6 +12,7 @@ NAME=RANKSxTHREADS/MICRO, so the best batch shape of a side is found by giving i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -34,6 +35,9 @@ from components.pretraining.config import PretrainConfig
 from components.pretraining.sampler import Sampler
 from components.tokenization.shards import TokenShards
 from infra.cluster.environment import run_environment, variables
+from infra.errors import InfrastructureError
+from infra.journal.step import STOP_NAME
+from tests.benchmarks.ranks import training_job
 from tests.benchmarks.turns import Stretch, Turn, Turns, TurnSink, paired
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -42,6 +46,7 @@ WARM_UP_TURNS = 1
 NUM_DOCUMENTS, SEQUENCE_LENGTH, VOCAB_SIZE = 60_000, 256, 4096
 ENDLESS = 1_000_000
 """Steps of a training that the benchmark ends."""
+STOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +62,11 @@ class Asked:
     def name(self) -> str:
         """As it was written."""
         return f"{self.kind}={self.num_ranks}x{self.num_threads}/{self.micro}"
+
+    @property
+    def folder(self) -> str:
+        """The name as that of a folder."""
+        return self.name.replace("=", "-").replace("/", "-")
 
     @classmethod
     def parse(cls, text: str) -> Asked:
@@ -106,7 +116,7 @@ class Processes:
 
     def start(self, asked: Asked, told: Mapping[str, Any], port: int) -> None:
         """Starts the ranks of a side."""
-        work = self.root / "work" / asked.name.replace("=", "-").replace("/", "-")
+        work = self.root / "work" / asked.folder
         work.mkdir(parents=True, exist_ok=True)
         path = work / "side.json"
         path.write_text(json.dumps({**told, "work": str(work)}), encoding="utf-8")
@@ -144,17 +154,19 @@ def under_ray(
     asked: Sequence[Asked], options: argparse.Namespace, data: Path, root: Path, address: str
 ) -> Iterator[None]:
     """(c): ours as a run starts it, under Ray Train, its points going to the run's tracker and to MLflow."""
-    import ray
-
     from components.pretraining.distributed import run_distributed
-    from components.pretraining.training import TrainingJob
     from infra.cluster.config import ClusterConfig
     from infra.cluster.session import ray_session
     from infra.tracking.actor import start_tracker
-    from infra.tracking.client import StepTracker
     from infra.tracking.messages import pipeline_started, step_started
     from infra.tracking.tracker import Destination
 
+    def until_stopped(job: Any, name: str) -> None:
+        with contextlib.suppress(InfrastructureError):  # says that it was stopped
+            run_distributed(job, name)
+
+    jobs: list[Any] = []
+    threads: list[threading.Thread] = []
     cpus = sum(one.num_ranks * one.num_threads for one in asked) + 1
     cluster = ClusterConfig.model_validate({"num_cpus": cpus})
     with ray_session(cluster), tempfile.TemporaryDirectory() as folder:
@@ -166,22 +178,15 @@ def under_ray(
             config = one.config(options)
             document = config.model_dump(mode="json")
             tracker.put(*step_started("r", one.name, "1" * 32, document, {}, root, time.time(), {}))
-            work = Path(folder) / one.name.replace("=", "-").replace("/", "-")
-            work.mkdir()
             sink = TurnSink(turn=Turn(address=address, side=one.name), inner=tracker.sink)
-            job = TrainingJob(
-                config=config,
-                shards=data / "token_shards",
-                tokenizer=data / "tokenizer",
-                work=work,
-                key="0" * 32,
-                name=one.kind,
-                tracker=StepTracker(step=one.name, sink=sink),
-            )
-            name = work.name
-            threading.Thread(target=run_distributed, args=(job, name), daemon=True).start()
+            jobs.append(training_job(config, data, Path(folder) / one.folder, sink, one.name))
+            threads.append(threading.Thread(target=until_stopped, args=(jobs[-1], one.folder), daemon=True))
+            threads[-1].start()
         yield
-        ray.shutdown()
+        for job in jobs:
+            (job.work / STOP_NAME).touch()
+        for thread in threads:
+            thread.join(STOP_SECONDS)
 
 
 class Tokens:
@@ -221,6 +226,7 @@ def measure(options: argparse.Namespace, sides: Sequence[Asked]) -> dict[str, li
         if ray_sides:
             stack.enter_context(variables(run_environment()))
             stack.enter_context(under_ray(ray_sides, options, data, root, address))
+            stack.callback(turns.close)  # first: who waits for a turn goes on, and hears that it is to stop
         turns.admit([side.name for side in sides], processes.check)
         for number in range(options.rounds + WARM_UP_TURNS):
             for side in sides if number % 2 else reversed(sides):

@@ -30,9 +30,8 @@ from components.pretraining.models import TargetLoss, build_model
 from components.pretraining.notice import Notice
 from components.pretraining.sampler import Sampler
 from components.pretraining.schedule import learning_rate
-from components.pretraining.training import TrainingJob
 from components.tokenization.shards import TokenShards
-from infra.tracking.client import StepTracker
+from tests.benchmarks.ranks import training_job
 from tests.benchmarks.turns import Turn, TurnSink
 from tests.components.pretraining.plain_loop import plain_loop
 
@@ -116,18 +115,7 @@ def ours(side: Side) -> None:
     """(c) without Ray and without MLflow: our loop on a gloo process group."""
     _join()
     sink = TurnSink(turn=side.turn)
-    train(
-        TrainingJob(
-            config=side.config,
-            shards=side.data / "token_shards",
-            tokenizer=side.data / "tokenizer",
-            work=side.work,
-            key="0" * 32,
-            name="pretrain",
-            tracker=StepTracker(step="pretrain", sink=sink),
-        ),
-        Notice(),
-    )
+    train(training_job(side.config, side.data, side.work, sink), Notice())
 
 
 def trainer(side: Side) -> None:
