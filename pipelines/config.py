@@ -15,8 +15,8 @@ from components.finetuning.config import problems as finetune_problems
 from components.pretraining.config import PretrainConfig
 from components.pretraining.fit import WITHOUT_DROPOUT
 from components.pretraining.fit import problems as pretrain_problems
-from components.pretraining.init_from import start_problems
-from components.pretraining.sizes import num_positions, size_problems
+from components.pretraining.networks.init_from import start_problems
+from components.pretraining.networks.sizes import num_positions, size_problems
 from components.prompting.config import PromptConfig
 from components.prompting.config import problems as prompt_problems
 from components.tokenization.config import TokenizerConfig, TokenShardsConfig

@@ -1,4 +1,4 @@
-"""What each training of a plan will take: the numbers of `components.pretraining.scaling` for its config and cluster.
+"""What each training of a plan will take: the numbers of `pretraining/estimates/` for its config and cluster.
 
 Vocabularies are those that the config asks for: a tokenizer never has more tokens. `tune_decoder` has the sizes of
 `pretrain_clm`. Sizes of a model to start from are read from its folder.
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from components.pretraining.config import PretrainConfig
-from components.pretraining.scaling import Scale, network_bytes, scale
-from components.pretraining.zero_stage import (
+from components.pretraining.estimates.scaling import Scale, network_bytes, scale
+from components.pretraining.estimates.zero_stage import (
     MARGIN,
     STAGES,
     StageChoice,

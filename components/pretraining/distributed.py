@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from components.pretraining.config import PretrainConfig
-from components.pretraining.hang import HANG_NAME
-from components.pretraining.hardware import hardware
+from components.pretraining.engine.hardware import hardware
+from components.pretraining.health.hang import HANG_NAME
 from components.pretraining.notice import Notice
 from infra import errors
 from infra.cluster.config import ClusterConfig
@@ -208,7 +208,7 @@ def train_on_worker(settings: Mapping[str, Any]) -> bool:
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import _get_default_store
 
-    from components.pretraining.agreement import from_rank_0
+    from components.pretraining.health.agreement import from_rank_0
     from components.pretraining.loop import train
 
     torch.set_num_threads(config.cluster.threads_per_worker)

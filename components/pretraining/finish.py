@@ -6,13 +6,13 @@ import time
 
 import torch.distributed as dist
 
-from components.pretraining.checkpoint import Progress
+from components.pretraining.checkpoints.checkpoint import Progress
 from components.pretraining.config import TASKS, PretrainConfig, num_sentinels
-from components.pretraining.evaluation import evaluate, training_counts, unigram_cross_entropy
+from components.pretraining.evaluation.samples import table, take_samples, without_samples
+from components.pretraining.evaluation.throughput import peak_memory_mib
+from components.pretraining.evaluation.validation import evaluate, training_counts, unigram_cross_entropy
 from components.pretraining.export import EXPORT_NAME, RESULT_NAME, model_card, write_export
-from components.pretraining.models import TargetLoss
-from components.pretraining.samples import table, take_samples, without_samples
-from components.pretraining.throughput import peak_memory_mib
+from components.pretraining.networks.models import TargetLoss
 from components.pretraining.training import Training
 from infra.energy.flops import shape_of
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.pretraining.config import KINDS, NUM_SENTINELS, PretrainConfig
-from components.pretraining.ds_config import ds_config_problems
-from components.pretraining.hardware import hardware
-from components.pretraining.init_from import start_problems
-from components.pretraining.zero_stage import possible_stages
+from components.pretraining.engine.ds_config import ds_config_problems
+from components.pretraining.engine.hardware import hardware
+from components.pretraining.estimates.zero_stage import possible_stages
+from components.pretraining.networks.init_from import start_problems
 
 ROTARY = ("modernbert", "llama", "qwen3")
 """Architectures with rotary positions."""

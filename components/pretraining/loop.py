@@ -16,26 +16,26 @@ from typing import Any
 
 import torch.distributed as dist
 
-from components.pretraining.agreement import check_same, fingerprint, from_rank_0
 from components.pretraining.batches import make_objective
-from components.pretraining.checkpoint import FOLDER_NAME, CheckpointStore, Manifest, Progress
-from components.pretraining.evaluation import evaluate
+from components.pretraining.checkpoints.checkpoint import FOLDER_NAME, CheckpointStore, Manifest, Progress
+from components.pretraining.checkpoints.reshard import choose, load_checkpoint
+from components.pretraining.checkpoints.retention import Retention
+from components.pretraining.checkpoints.writer import CheckpointWriter
+from components.pretraining.engine.schedule import learning_rate
+from components.pretraining.evaluation.samples import take_samples
+from components.pretraining.evaluation.throughput import Throughput, matmul_peak, peak_memory_mib
+from components.pretraining.evaluation.validation import evaluate
 from components.pretraining.export import EXPORT_NAME, RESULT_NAME, read_result
 from components.pretraining.finish import finish, flops_per_token
-from components.pretraining.hang import HANG_NAME
-from components.pretraining.health import may_roll_back
-from components.pretraining.models import TargetLoss, build_model
+from components.pretraining.health.agreement import check_same, fingerprint, from_rank_0
+from components.pretraining.health.hang import HANG_NAME
+from components.pretraining.health.judge import may_roll_back
+from components.pretraining.health.watchdog import Watchdog
+from components.pretraining.networks.models import TargetLoss, build_model
 from components.pretraining.notice import Notice
 from components.pretraining.optimizer_step import take_step
-from components.pretraining.reshard import choose, load_checkpoint
-from components.pretraining.retention import Retention
 from components.pretraining.sampler import Sampler
-from components.pretraining.samples import take_samples
-from components.pretraining.schedule import learning_rate
-from components.pretraining.throughput import Throughput, matmul_peak, peak_memory_mib
 from components.pretraining.training import Training, TrainingJob, TrainingState
-from components.pretraining.watchdog import Watchdog
-from components.pretraining.writer import CheckpointWriter
 from components.tokenization.shards import TokenShards
 from infra.errors import ConfigError, DataError
 

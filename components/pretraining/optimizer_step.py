@@ -1,7 +1,7 @@
 """One optimizer step: this rank's micro batches, forward and backward, the loss of the global batch, the update.
 
 Every number that counts is summed over the ranks before anything is decided, so all of them decide the same. Loss and
-gradient norm are known before the update, so what health.py finds wrong can be skipped without a trace.
+gradient norm are known before the update, so what health/judge.py finds wrong can be skipped without a trace.
 
 Shapes: B sequences, G the global batch, K losses of the objective, W ranks.
 """
@@ -15,13 +15,13 @@ import time
 import torch
 import torch.distributed as dist
 
-from components.pretraining.agreement import STEP_FIELDS, check_step, sample_digest
 from components.pretraining.batches import Batch, make_batch
-from components.pretraining.checkpoint import Progress
-from components.pretraining.health import judge
-from components.pretraining.incidents import answer
+from components.pretraining.checkpoints.checkpoint import Progress
+from components.pretraining.engine.schedule import learning_rate
+from components.pretraining.health.agreement import STEP_FIELDS, check_step, sample_digest
+from components.pretraining.health.incidents import answer
+from components.pretraining.health.judge import judge
 from components.pretraining.sampler import IntArray, sample_hash
-from components.pretraining.schedule import learning_rate
 from components.pretraining.training import FINAL_LOSS_FRACTION, Training
 
 logger = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.pretraining.checkpoint import FOLDER_NAME, CheckpointStore
+from components.pretraining.checkpoints.checkpoint import FOLDER_NAME, CheckpointStore
+from components.pretraining.checkpoints.retention import Retention
 from components.pretraining.config import TASKS, PretrainConfig
+from components.pretraining.estimates.zero_stage import StageChoice, choose_stage, with_sizes_of
 from components.pretraining.fit import problems
-from components.pretraining.retention import Retention
-from components.pretraining.zero_stage import StageChoice, choose_stage, with_sizes_of
 from infra.errors import ConfigError, DataError
 from infra.journal.step import Artifact, StepContext, StepOutput
 from infra.storage.raw import RawFile, digest_file
@@ -188,8 +188,8 @@ def check_vocabulary(config: PretrainConfig, shards: Path, where: str) -> None:
     Raises:
         ConfigError: it does not.
     """
-    from components.pretraining.init_from import start_problems
-    from components.pretraining.sizes import size_problems
+    from components.pretraining.networks.init_from import start_problems
+    from components.pretraining.networks.sizes import size_problems
     from components.tokenization.shards import TokenShards
 
     vocab_size = TokenShards(shards, "train").index.vocab_size

@@ -14,16 +14,16 @@ from typing import Any
 
 import torch.distributed as dist
 
-from components.pretraining.checkpoint import Progress
+from components.pretraining.checkpoints.checkpoint import Progress
+from components.pretraining.checkpoints.writer import CheckpointWriter
 from components.pretraining.config import PretrainConfig
-from components.pretraining.engine import TrainingEngine
-from components.pretraining.health import batch_of_step
-from components.pretraining.models import TargetLoss
+from components.pretraining.engine.engine import TrainingEngine
+from components.pretraining.evaluation.throughput import Mark, Throughput
+from components.pretraining.health.judge import batch_of_step
+from components.pretraining.networks.models import TargetLoss
 from components.pretraining.notice import Notice
 from components.pretraining.objectives.objective import Objective
 from components.pretraining.sampler import Sampler
-from components.pretraining.throughput import Mark, Throughput
-from components.pretraining.writer import CheckpointWriter
 from components.tokenization.shards import TokenShards
 from infra.storage.mirror import Mirror
 from infra.tracking.client import StepTracker

@@ -31,9 +31,9 @@ def rank_main(told: dict[str, Any]) -> None:
     """One rank: trains and saves; rank 0 writes what it measured."""
     from components.pretraining import loop
     from components.pretraining.config import PretrainConfig
+    from components.pretraining.health.watchdog import Watchdog
     from components.pretraining.notice import Notice
     from components.pretraining.optimizer_step import take_step
-    from components.pretraining.watchdog import Watchdog
     from infra.tracking.client import NullSink
 
     config, home, every = PretrainConfig.model_validate(told["config"]), Path(told["home"]), told["every"]

@@ -80,8 +80,8 @@ def work(arguments: argparse.Namespace) -> None:
     import torch
     import torch.distributed as dist
 
-    from components.pretraining.engine import TrainingEngine
-    from components.pretraining.models import TargetLoss, build_model
+    from components.pretraining.engine.engine import TrainingEngine
+    from components.pretraining.networks.models import TargetLoss, build_model
 
     with joined() as (rank, ranks):
         rows = []
@@ -129,9 +129,9 @@ def measure(ranks: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Prints the table; exits with 1 if a prediction of states is off by more than 5 %."""
-    from components.pretraining.memory import state_bytes
-    from components.pretraining.scaling import checkpoint_bytes
-    from components.pretraining.sizes import num_parameters
+    from components.pretraining.estimates.memory import state_bytes
+    from components.pretraining.estimates.scaling import checkpoint_bytes
+    from components.pretraining.networks.sizes import num_parameters
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hidden-size", type=int, default=320)

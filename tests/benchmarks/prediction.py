@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.prediction [--steps 12]
 
-The arithmetic is that of `plan` (`components.pretraining.scaling.step_seconds`): FLOPs at an MFU, and a fixed time for
-each layer of a micro batch. Twenty steps, ten each of a training and of one half as wide, give both; the others differ
-in width, depth, batch, length, objective or number of steps. Real trainings: data, sampler, engine, tracker, without
-Ray, one rank of one thread. The last column is what the MFU of the first ten steps alone would predict.
+The arithmetic is that of `plan` (`estimates.scaling.step_seconds`): FLOPs at an MFU, and a fixed time for each layer of
+a micro batch. Twenty steps, ten each of a training and of one half as wide, give both; the others differ in width,
+depth, batch, length, objective or number of steps. Real trainings: data, sampler, engine, tracker, without Ray, one
+rank of one thread. The last column is what the MFU of the first ten steps alone would predict.
 
 Measured is the lower quartile of the steps' CPU seconds times their number: on an idle machine that is the time that
 passes, on a busy one it is what would pass if it were idle. Wall time (the median step) stands beside it.
@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.pretraining.config import PretrainConfig
-from components.pretraining.scaling import step_flops, step_seconds
+from components.pretraining.estimates.scaling import step_flops, step_seconds
 from tests.benchmarks.ranks import joined, run, training_job
 from tests.components.pretraining.data import make_shards
 

@@ -22,14 +22,14 @@ import torch.distributed as dist
 
 from components.pretraining.batches import Batch, make_batch, make_objective
 from components.pretraining.config import PretrainConfig, micro_batch_size
-from components.pretraining.cpu import reuse_freed_memory
-from components.pretraining.ds_config import deepspeed_config
-from components.pretraining.engine import TrainingEngine, import_deepspeed
+from components.pretraining.engine.cpu import reuse_freed_memory
+from components.pretraining.engine.ds_config import deepspeed_config
+from components.pretraining.engine.engine import TrainingEngine, import_deepspeed
+from components.pretraining.engine.schedule import learning_rate
 from components.pretraining.loop import train
-from components.pretraining.models import TargetLoss, build_model
+from components.pretraining.networks.models import TargetLoss, build_model
 from components.pretraining.notice import Notice
 from components.pretraining.sampler import Sampler
-from components.pretraining.schedule import learning_rate
 from components.tokenization.shards import TokenShards
 from tests.benchmarks.ranks import training_job
 from tests.benchmarks.turns import Turn, TurnSink

@@ -15,7 +15,7 @@ from components.finetuning.predict import Classifier
 from components.finetuning.trial import Job, run_unit
 from components.pretraining.config import PretrainConfig, num_sentinels
 from components.pretraining.export import write_export
-from components.pretraining.models import build_model
+from components.pretraining.networks.models import build_model
 from infra.journal.step import Artifact
 
 EXPORTS = [("masked_lm", None), ("masked_lm_nsp", "bert"), ("span_corruption", "t5"), ("denoising", "bart")]

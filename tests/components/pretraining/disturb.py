@@ -19,7 +19,7 @@ def disturb(told: Mapping[str, Any], rank: int) -> None:
             `nan_gradient`, or a factor of the gradient); `hang` (step, rank, and how: `sleep` or `stop`).
         rank: of this process.
     """
-    from components.pretraining.models import TargetLoss
+    from components.pretraining.networks.models import TargetLoss
     from components.pretraining.sampler import Sampler
 
     now = {"batch": -1}

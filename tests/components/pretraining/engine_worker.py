@@ -50,8 +50,8 @@ def drive(data: Path, values: Any, batches: Any, special: str | None) -> dict[st
 
     from components.pretraining.batches import make_batch, make_objective
     from components.pretraining.config import PretrainConfig
-    from components.pretraining.engine import TrainingEngine
-    from components.pretraining.models import TargetLoss, build_model
+    from components.pretraining.engine.engine import TrainingEngine
+    from components.pretraining.networks.models import TargetLoss, build_model
     from components.pretraining.sampler import Sampler
     from components.tokenization.shards import TokenShards
 

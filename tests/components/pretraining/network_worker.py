@@ -24,8 +24,8 @@ def main(path: str) -> None:
     import torch.distributed as dist
 
     from components.pretraining.config import PretrainConfig
-    from components.pretraining.engine import TrainingEngine
-    from components.pretraining.models import TargetLoss, build_model
+    from components.pretraining.engine.engine import TrainingEngine
+    from components.pretraining.networks.models import TargetLoss, build_model
 
     torch.set_num_threads(1)
     store = dist.FileStore(os.environ["STORE"], world_size)

@@ -10,9 +10,9 @@ from torch import nn
 
 from components.pretraining.batches import make_batch, make_objective
 from components.pretraining.config import PretrainConfig
-from components.pretraining.models import TargetLoss, build_model
+from components.pretraining.engine.schedule import schedule_factor
+from components.pretraining.networks.models import TargetLoss, build_model
 from components.pretraining.sampler import Sampler
-from components.pretraining.schedule import schedule_factor
 from components.tokenization.shards import TokenShards
 
 

@@ -8,10 +8,16 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from components.pretraining import cross_entropy
-from components.pretraining.activations import DECODER_LAYERS, LAYERS, MAX_LOGITS, activation_bytes, layer_bytes
 from components.pretraining.config import PretrainConfig
-from components.pretraining.models import TargetLoss, build_model
+from components.pretraining.estimates.activations import (
+    DECODER_LAYERS,
+    LAYERS,
+    MAX_LOGITS,
+    activation_bytes,
+    layer_bytes,
+)
+from components.pretraining.networks import cross_entropy
+from components.pretraining.networks.models import TargetLoss, build_model
 
 VOCAB = 512
 ARCHITECTURES = ("llama", "qwen3", "gpt2", "bert", "modernbert")

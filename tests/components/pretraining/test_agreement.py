@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from components.pretraining.agreement import check_same, check_step, disagreement, sample_digest, shown_samples
+from components.pretraining.health.agreement import check_same, check_step, disagreement, sample_digest, shown_samples
 from infra.errors import ConfigError, InfrastructureError
 
 

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from components.pretraining.config import KINDS, PretrainConfig, micro_batch_size
+from components.pretraining.engine.schedule import learning_rate
 from components.pretraining.fit import problems
-from components.pretraining.schedule import learning_rate
 from infra.cluster.config import ClusterConfig
 from infra.energy.flops import NetworkShape, shape_of
 from infra.journal.config import is_execution
@@ -145,7 +145,7 @@ def test_flops_are_those_that_torch_counts(architecture: str, kind: str, packed:
     """Whole rows of one document each; what torch counts of a causal model is attention to all of a row."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from components.pretraining.models import TargetLoss, build_model
+    from components.pretraining.networks.models import TargetLoss, build_model
 
     objective = {"encoder": "masked_lm", "encoder_decoder": "denoising", "decoder": "causal_lm"}[kind]
     sizes = {"architecture": architecture, "hidden_size": 96, "num_layers": 3, "num_heads": 3}

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from components.pretraining.config import KINDS, PretrainConfig
-from components.pretraining.cross_entropy import linear_cross_entropy
-from components.pretraining.dropout import SampleDropout, keep_mask
-from components.pretraining.models import TargetLoss, build_model
+from components.pretraining.networks.cross_entropy import linear_cross_entropy
+from components.pretraining.networks.dropout import SampleDropout, keep_mask
+from components.pretraining.networks.models import TargetLoss, build_model
 from infra.errors import FromzeroError
 
 SPECIAL = {"pad": 0, "bos": 2, "eos": 3}

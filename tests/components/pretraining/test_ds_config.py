@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from components.pretraining.config import PretrainConfig
-from components.pretraining.ds_config import OWNED, REFUSED, REPLACED, SECTIONS, TOP_LEVEL, deepspeed_config
+from components.pretraining.engine.ds_config import OWNED, REFUSED, REPLACED, SECTIONS, TOP_LEVEL, deepspeed_config
 from components.pretraining.fit import problems
 from infra.errors import ConfigError
 from pipelines.compose import load_config
@@ -129,7 +129,7 @@ class Asked(dict[str, Any]):
 
 def test_deepspeeds_keys_are_those_of_the_installed_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    from components.pretraining.engine import import_deepspeed
+    from components.pretraining.engine.engine import import_deepspeed
 
     import_deepspeed()
     from deepspeed.runtime.config import (

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from components.pretraining.batches import make_batch, make_objective
 from components.pretraining.config import PretrainConfig
-from components.pretraining.evaluation import validation_indices
-from components.pretraining.models import TargetLoss
+from components.pretraining.evaluation.validation import validation_indices
+from components.pretraining.networks.models import TargetLoss
 from components.tokenization.shards import TokenShards
 
 TINY: dict[str, Any] = {

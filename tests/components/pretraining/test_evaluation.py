@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 
 from components.pretraining.batches import make_batch, make_objective
 from components.pretraining.config import PretrainConfig
-from components.pretraining.evaluation import MAX_SOURCES, Evaluation, reported_sources, validation_indices
-from components.pretraining.packing import model_mask
-from components.pretraining.samples import Place, choose
+from components.pretraining.evaluation.samples import Place, choose
+from components.pretraining.evaluation.validation import MAX_SOURCES, Evaluation, reported_sources, validation_indices
+from components.pretraining.networks.runner import model_mask
 from components.tokenization.shards import ShardIndex, SourceCounts, TokenShards, write_index
 
 TINY: dict[str, Any] = {

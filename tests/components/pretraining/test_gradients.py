@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from components.pretraining.gradients import total_norm
+from components.pretraining.engine.gradients import total_norm
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from components.pretraining import writer
-from components.pretraining.checkpoint import CheckpointStore
-from components.pretraining.hang import HANG_NAME, Beat, culprits, in_collective, report, stack_of
-from components.pretraining.retention import Retention
-from components.pretraining.watchdog import Watchdog
+from components.pretraining.checkpoints import writer
+from components.pretraining.checkpoints.checkpoint import CheckpointStore
+from components.pretraining.checkpoints.retention import Retention
+from components.pretraining.health.hang import HANG_NAME, Beat, culprits, in_collective, report, stack_of
+from components.pretraining.health.watchdog import Watchdog
 from infra.errors import InfrastructureError
 
 CONFIG: dict[str, Any] = {

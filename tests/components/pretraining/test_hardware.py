@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from components.pretraining.architectures import PACKED_ARCHITECTURES, attention_implementation
 from components.pretraining.config import PretrainConfig
-from components.pretraining.ds_config import deepspeed_config
+from components.pretraining.engine.ds_config import deepspeed_config
+from components.pretraining.engine.hardware import hardware
+from components.pretraining.estimates.zero_stage import choose_stage
 from components.pretraining.fit import problems
-from components.pretraining.hardware import hardware
-from components.pretraining.models import build_model
-from components.pretraining.packing import Runner
-from components.pretraining.zero_stage import choose_stage
+from components.pretraining.networks.architectures import PACKED_ARCHITECTURES, attention_implementation
+from components.pretraining.networks.models import build_model
+from components.pretraining.networks.runner import Runner
 
 GPU: dict[str, Any] = {"cluster": {"num_gpus_per_worker": 1}}
 

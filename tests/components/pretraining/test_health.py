@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.pretraining.config import HealthConfig
-from components.pretraining.health import (
+from components.pretraining.health.judge import (
     Incident,
     batch_of_step,
     incident,

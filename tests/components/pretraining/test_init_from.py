@@ -12,7 +12,7 @@ import pytest
 
 from components.pretraining.config import PretrainConfig
 from components.pretraining.fit import problems
-from components.pretraining.init_from import start_problems
+from components.pretraining.networks.init_from import start_problems
 
 BERT = {"model_type": "bert", "architectures": ["BertForMaskedLM"], "vocab_size": 512, "max_position_embeddings": 128}
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 512}
@@ -91,6 +91,6 @@ def test_all_problems_are_told_at_once_before_anything_starts(tmp_path: Path) ->
 
 
 def test_the_check_needs_no_torch(tmp_path: Path) -> None:
-    code = "import sys, components.pretraining.fit, components.pretraining.sizes; "
+    code = "import sys, components.pretraining.fit, components.pretraining.networks.sizes; "
     code += "sys.exit(len({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[3]).returncode == 0

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from components.pretraining.config import PretrainConfig
-from components.pretraining.memory import layer_matrices, paper_bytes, state_bytes
-from components.pretraining.sizes import num_parameters, weights
+from components.pretraining.estimates.memory import layer_matrices, paper_bytes, state_bytes
+from components.pretraining.networks.sizes import num_parameters, weights
 
 TABLE_1: dict[float, dict[int, tuple[float, float, float]]] = {
     7.5e9: {

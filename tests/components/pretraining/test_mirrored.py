@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from components.pretraining.checkpoint import HISTORY_NAME, CheckpointStore, Progress
+from components.pretraining.checkpoints.checkpoint import HISTORY_NAME, CheckpointStore, Progress
+from components.pretraining.checkpoints.retention import Retention
 from components.pretraining.distributed import FAILURE_NAME, forget_old_copies, is_there
-from components.pretraining.retention import Retention
 from infra.journal.step import STOP_NAME
 from infra.storage import manifest
 from infra.storage.mirror import Mirror

@@ -9,9 +9,9 @@ import pytest
 import torch
 import transformers
 
-from components.pretraining import models
 from components.pretraining.config import KINDS, PretrainConfig
-from components.pretraining.models import TargetLoss, build_model
+from components.pretraining.networks import models
+from components.pretraining.networks.models import TargetLoss, build_model
 from infra.errors import ConfigError
 
 SPECIAL = {"pad": 0, "bos": 2, "eos": 3}

@@ -12,13 +12,13 @@ import torch
 
 from components.pretraining.batches import Batch, attention_mask, make_batch, make_objective
 from components.pretraining.config import PretrainConfig
-from components.pretraining.evaluation import training_counts, unigram_cross_entropy
-from components.pretraining.models import TargetLoss, build_model
+from components.pretraining.evaluation.validation import training_counts, unigram_cross_entropy
+from components.pretraining.networks.models import TargetLoss, build_model
+from components.pretraining.networks.runner import model_mask
 from components.pretraining.objectives.causal_lm import CausalLm
 from components.pretraining.objectives.label_lm import LabelLm
 from components.pretraining.objectives.masked_lm import MaskedLm
 from components.pretraining.objectives.objective import Sequences, Vocabulary
-from components.pretraining.packing import model_mask
 from components.tokenization.shards import TokenShards
 
 VOCABULARY = Vocabulary(size=512, pad=0, bos=2, eos=3, mask=4)

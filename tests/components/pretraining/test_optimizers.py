@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from components.pretraining.config import PretrainConfig
-from components.pretraining.models import TargetLoss, build_model
-from components.pretraining.optimizers import layer_matrices, parameter_groups
+from components.pretraining.engine.optimizers import layer_matrices, parameter_groups
+from components.pretraining.networks.models import TargetLoss, build_model
 
 CONFIG: dict[str, Any] = {
     "model": {"hidden_size": 32, "num_layers": 2, "num_heads": 2},

@@ -122,7 +122,7 @@ def test_the_manifest_says_what_it_must(killed: Path) -> None:
 
 
 def test_an_unsigned_checkpoint_is_refused_where_a_key_is_set(killed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from components.pretraining.checkpoint import verify
+    from components.pretraining.checkpoints.checkpoint import verify
     from infra.errors import DamagedArtifactError
 
     monkeypatch.setenv("FROMZERO_SIGNING_KEY", "k")

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from components.pretraining.checkpoints.retention import Retention, Standing
 from components.pretraining.config import PretrainConfig
-from components.pretraining.retention import Retention, Standing
 
 LOSSES = {10: None, 20: 3.0, 30: 2.0, 40: 2.5, 50: 2.0}
 COMPLETE = {f"step_{step}": Standing(step=step, validation_loss=loss) for step, loss in LOSSES.items()}

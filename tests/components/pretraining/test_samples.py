@@ -13,10 +13,10 @@ import torch.distributed as dist
 
 from components.pretraining.batches import Batch
 from components.pretraining.config import PretrainConfig
+from components.pretraining.evaluation.samples import Place, _decoder, _greedy, _restored
 from components.pretraining.export import model_card
 from components.pretraining.objectives.causal_lm import CausalLm
 from components.pretraining.objectives.objective import Vocabulary
-from components.pretraining.samples import Place, _decoder, _greedy, _restored
 
 END, START = 3, 0
 DOCUMENTS = ([2, 10, 11, 30, 12, 3], [2, 20, 21, 22, 3], [2, 40, 41, 42, 43, 44, 45, 3])

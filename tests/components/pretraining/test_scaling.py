@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from components.pretraining.config import PretrainConfig
-from components.pretraining.scaling import checkpoint_bytes, network_bytes, scale, step_flops
-from components.pretraining.sizes import num_parameters
-from components.pretraining.zero_stage import MARGIN, choose_stage, needed_bytes, with_sizes_of
+from components.pretraining.estimates.scaling import checkpoint_bytes, network_bytes, scale, step_flops
+from components.pretraining.estimates.zero_stage import MARGIN, choose_stage, needed_bytes, with_sizes_of
+from components.pretraining.networks.sizes import num_parameters
 from infra.errors import ConfigError
 
 VOCAB = 32_000

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from components.pretraining.config import PretrainConfig
-from components.pretraining.schedule import learning_rate, schedule_factor
+from components.pretraining.engine.schedule import learning_rate, schedule_factor
 
 BASE: dict[str, Any] = {"steps": 11, "learning_rate": 2.0, "warmup_steps": 2, "min_learning_rate_fraction": 0.1}
 DOWN = [1.0, 0.8875, 0.775, 0.6625, 0.55, 0.4375, 0.325, 0.2125, 0.1]

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from components.pretraining.architectures import make_network
 from components.pretraining.config import KINDS, ModelConfig, PretrainConfig, network_vocab_size
-from components.pretraining.sizes import (
+from components.pretraining.networks.architectures import make_network
+from components.pretraining.networks.sizes import (
     MAX_ASPECT,
     MIN_ASPECT,
     count_parameters,

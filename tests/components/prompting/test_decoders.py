@@ -11,7 +11,7 @@ import torch
 
 from components.pretraining.config import PretrainConfig
 from components.pretraining.export import write_export
-from components.pretraining.models import build_model
+from components.pretraining.networks.models import build_model
 from components.prompting.encoding import PromptEncoder, PromptSpec
 from components.prompting.template import Demonstration, parse_template
 from components.prompting.worker import PromptWorker, ScoringUnit, longest_prompt

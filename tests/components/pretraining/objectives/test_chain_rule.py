@@ -21,7 +21,7 @@ import torch
 
 from components.pretraining.batches import make_batch, make_objective
 from components.pretraining.config import PretrainConfig
-from components.pretraining.models import TargetLoss
+from components.pretraining.networks.models import TargetLoss
 from components.prompting.encoding import EncodedPrompt
 from components.prompting.scoring import LabelScorer
 from components.tokenization.shards import TokenShards

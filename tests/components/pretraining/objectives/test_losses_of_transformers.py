@@ -19,7 +19,7 @@ from transformers import AutoModelForSeq2SeqLM
 from components.pretraining.batches import Batch, attention_mask, make_batch, make_objective, read_sequences
 from components.pretraining.config import PretrainConfig
 from components.pretraining.export import write_export
-from components.pretraining.models import TargetLoss, build_model
+from components.pretraining.networks.models import TargetLoss, build_model
 from components.pretraining.objectives.masked_lm_nsp import MaskedLmNsp
 from components.pretraining.objectives.objective import Sequences, Targets
 from components.tokenization.shards import TokenShards

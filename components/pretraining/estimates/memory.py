@@ -38,8 +38,8 @@ from components.pretraining.config import (
     micro_batch_size,
     network_vocab_size,
 )
-from components.pretraining.ds_config import deepspeed_config
-from components.pretraining.sizes import (
+from components.pretraining.engine.ds_config import deepspeed_config
+from components.pretraining.networks.sizes import (
     BART_POSITION_OFFSET,
     feed_forward_size,
     network_sizes,

@@ -21,10 +21,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from components.pretraining.activations import ActivationBytes, activation_bytes, decoder_length, targets_per_token
 from components.pretraining.config import PretrainConfig, micro_batch_size, network_vocab_size
-from components.pretraining.memory import ELEMENT_BYTES, StateBytes, state_bytes
-from components.pretraining.sizes import feed_forward_size, network_sizes, num_parameters
+from components.pretraining.estimates.activations import (
+    ActivationBytes,
+    activation_bytes,
+    decoder_length,
+    targets_per_token,
+)
+from components.pretraining.estimates.memory import ELEMENT_BYTES, StateBytes, state_bytes
+from components.pretraining.networks.sizes import feed_forward_size, network_sizes, num_parameters
 from infra.energy.flops import HEAD_TYPES, UNGATED_TYPES, NetworkShape
 
 TFLOPS = 1e12

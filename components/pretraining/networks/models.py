@@ -1,6 +1,6 @@
 """The network of a training, and its loss on the targets of a batch.
 
-Which networks there are says architectures.py; how each is run on packed rows, packing.py. Here they are made, with
+Which networks there are says architectures.py; how each is run on packed rows, runner.py. Here they are made, with
 random weights or from a folder, and wrapped into a module whose forward gives summed losses.
 
 Without dropout the loss depends on nothing but the weights and the batch, which is the default: the runs here read
@@ -21,13 +21,19 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from components.pretraining.architectures import attention_implementation, make_network
 from components.pretraining.config import ObjectiveName, PretrainConfig, network_vocab_size
-from components.pretraining.cross_entropy import MAX_LOGITS, linear_cross_entropy
-from components.pretraining.dropout import Contexts, SampleDropout, dropout_fields, hidden_dropout, silence_attention
-from components.pretraining.init_from import start_problems
-from components.pretraining.packing import Runner, output_layer
-from components.pretraining.sizes import network_sizes
+from components.pretraining.networks.architectures import attention_implementation, make_network
+from components.pretraining.networks.cross_entropy import MAX_LOGITS, linear_cross_entropy
+from components.pretraining.networks.dropout import (
+    Contexts,
+    SampleDropout,
+    dropout_fields,
+    hidden_dropout,
+    silence_attention,
+)
+from components.pretraining.networks.init_from import start_problems
+from components.pretraining.networks.runner import Runner, output_layer
+from components.pretraining.networks.sizes import network_sizes
 from infra.energy.flops import shape_of
 from infra.errors import ConfigError, FromzeroError
 

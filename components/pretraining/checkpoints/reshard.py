@@ -26,11 +26,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from components.pretraining.agreement import from_rank_0
-from components.pretraining.checkpoint import Checkpoint, CheckpointStore
+from components.pretraining.checkpoints.checkpoint import Checkpoint, CheckpointStore
+from components.pretraining.checkpoints.snapshot import TAG
 from components.pretraining.config import PretrainConfig
-from components.pretraining.engine import TrainingEngine
-from components.pretraining.snapshot import TAG
+from components.pretraining.engine.engine import TrainingEngine
+from components.pretraining.health.agreement import from_rank_0
 from infra.errors import InfrastructureError
 
 logger = logging.getLogger(__name__)

@@ -30,8 +30,8 @@ import torch.distributed as dist
 
 from components.pretraining.batches import Batch, make_batch
 from components.pretraining.config import Kind, PretrainConfig
-from components.pretraining.engine import TrainingEngine
-from components.pretraining.evaluation import document_numbers, validation_indices
+from components.pretraining.engine.engine import TrainingEngine
+from components.pretraining.evaluation.validation import document_numbers, validation_indices
 from components.pretraining.export import SAMPLES_NAME
 from components.pretraining.objectives.objective import Objective, Vocabulary
 from components.pretraining.training import Training

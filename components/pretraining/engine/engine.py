@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from components.pretraining import gradients
 from components.pretraining.config import PretrainConfig
-from components.pretraining.cpu import lighten, reuse_freed_memory
-from components.pretraining.ds_config import deepspeed_config
-from components.pretraining.optimizers import make_optimizer, parameter_groups
+from components.pretraining.engine import gradients
+from components.pretraining.engine.cpu import lighten, reuse_freed_memory
+from components.pretraining.engine.ds_config import deepspeed_config
+from components.pretraining.engine.optimizers import make_optimizer, parameter_groups
 from infra.errors import ConfigError
 
 logger = logging.getLogger(__name__)

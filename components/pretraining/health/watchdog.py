@@ -33,7 +33,7 @@ import psutil
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
-from components.pretraining.hang import Beat, culprits, in_collective, report, stack_of
+from components.pretraining.health.hang import Beat, culprits, in_collective, report, stack_of
 from infra.errors import FromzeroError, InfrastructureError
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.pretraining.activations import activation_bytes
 from components.pretraining.config import KINDS, ModelConfig, PretrainConfig
-from components.pretraining.memory import GIB, PROCESS_BYTES, state_bytes
-from components.pretraining.sizes import num_parameters
+from components.pretraining.estimates.activations import activation_bytes
+from components.pretraining.estimates.memory import GIB, PROCESS_BYTES, state_bytes
+from components.pretraining.networks.sizes import num_parameters
 from infra.errors import ConfigError
 
 STAGES = (0, 1, 2, 3)

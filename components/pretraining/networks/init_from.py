@@ -3,7 +3,7 @@ without torch or transformers, and all at once.
 
 Any network of the fitting kind may: a masked language model for masked_lm, an encoder-decoder for span_corruption and
 denoising, a causal language model for the others. The weights are looked at only when they are loaded; whether the
-network can keep packed documents apart is tried then (packing.py).
+network can keep packed documents apart is tried then (runner.py).
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ import torch.distributed as dist
 
 from components.pretraining.batches import Batch, make_batch
 from components.pretraining.config import ObjectiveName, PretrainConfig
-from components.pretraining.engine import TrainingEngine
+from components.pretraining.engine.engine import TrainingEngine
 from components.pretraining.objectives.objective import Objective
 from components.tokenization.shards import TokenShards
 from infra.errors import DataError

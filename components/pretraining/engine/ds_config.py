@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.pretraining.config import PretrainConfig, micro_batch_size
-from components.pretraining.hardware import hardware
+from components.pretraining.engine.hardware import hardware
 
 
 def _words(text: str) -> frozenset[str]:

@@ -26,8 +26,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from components.pretraining.checkpoint import HISTORY_NAME, CheckpointStore, Manifest
-from components.pretraining.snapshot import take_snapshot
+from components.pretraining.checkpoints.checkpoint import HISTORY_NAME, CheckpointStore, Manifest
+from components.pretraining.checkpoints.snapshot import take_snapshot
 from infra.errors import FromzeroError, InfrastructureError
 from infra.storage import manifest as folder_manifest
 from infra.storage.files import fsync, storage_error

@@ -18,8 +18,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from components.pretraining.health import Incident
-from components.pretraining.retention import Retention, Standing
+from components.pretraining.checkpoints.retention import Retention, Standing
+from components.pretraining.health.judge import Incident
 from infra.errors import DamagedArtifactError
 from infra.storage import manifest as folder_manifest
 from infra.storage.files import fsync

@@ -27,8 +27,8 @@ from components.pretraining.config import (
     micro_batch_size,
     network_vocab_size,
 )
-from components.pretraining.hardware import hardware
-from components.pretraining.sizes import feed_forward_size, network_sizes
+from components.pretraining.engine.hardware import hardware
+from components.pretraining.networks.sizes import feed_forward_size, network_sizes
 
 FP32_BYTES = 4
 MAX_LOGITS = 1 << 22

@@ -1,4 +1,4 @@
-"""What follows a finding of health.py: it is told, and the batch is trained on, skipped, or rolled back, or all stops.
+"""What follows a finding of judge.py: it is told, and the batch is trained on, skipped, or rolled back, or all stops.
 
 A rollback takes the newest checkpoint that is old enough and makes the steps since then again, which gives the same
 weights to the bit on as many ranks; they are neither judged nor told nor saved a second time. The list of incidents
@@ -13,9 +13,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from components.pretraining.agreement import sample_ids, shown_samples
-from components.pretraining.health import Finding, Incident, incident, num_stepped_over, rollback_target
-from components.pretraining.reshard import choose, restore
+from components.pretraining.checkpoints.reshard import choose, restore
+from components.pretraining.health.agreement import sample_ids, shown_samples
+from components.pretraining.health.judge import Finding, Incident, incident, num_stepped_over, rollback_target
 from components.pretraining.sampler import IntArray
 from components.pretraining.training import Training
 from infra.errors import TrainingError

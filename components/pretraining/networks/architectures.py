@@ -24,9 +24,9 @@ from __future__ import annotations
 from typing import Any
 
 from components.pretraining.config import ModelConfig, PretrainConfig
-from components.pretraining.dropout import dropout_fields
-from components.pretraining.hardware import hardware
-from components.pretraining.sizes import feed_forward_size, num_positions
+from components.pretraining.engine.hardware import hardware
+from components.pretraining.networks.dropout import dropout_fields
+from components.pretraining.networks.sizes import feed_forward_size, num_positions
 
 PACKED_OBJECTIVES = ("causal_lm", "label_lm")
 """Whose attention is causal within each document, so that positions that restart say all."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from components.pretraining.config import PretrainConfig
-from components.pretraining.health import may_roll_back
+from components.pretraining.health.judge import may_roll_back
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

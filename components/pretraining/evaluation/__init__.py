@@ -1,0 +1,1 @@
+"""How good the model is while it is trained, and how fast: validation, samples, throughput."""
