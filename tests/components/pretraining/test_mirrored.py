@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from components.pretraining.checkpoints.checkpoint import HISTORY_NAME, CheckpointStore, Progress
 from components.pretraining.checkpoints.retention import Retention
-from components.pretraining.distributed import FAILURE_NAME, forget_old_copies, is_there
+from components.pretraining.health.failures import FAILURE_NAME, forget_old_copies, is_there
 from infra.journal.step import STOP_NAME
 from infra.storage import manifest
 from infra.storage.mirror import Mirror

@@ -14,7 +14,7 @@ import pytest
 from torch.distributed import HashStore
 
 from components.pretraining.config import PretrainConfig
-from components.pretraining.distributed import all_come, read_failure, unwrapped, write_failure
+from components.pretraining.health.failures import all_come, read_failure, unwrapped, write_failure
 from components.pretraining.step import check_tokenizer, pretrain
 from infra.errors import ConfigError, DataError, Fault, InfrastructureError, TrainingError
 from infra.journal.step import Artifact, StepContext
