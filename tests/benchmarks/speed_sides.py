@@ -1,8 +1,9 @@
 """The sides of the speed benchmark as processes: `python -m tests.benchmarks.speed_sides SIDE.json`.
 
 All train the same network on the same global batches, in the same precision, with the same optimizer and schedule, and
-keep apart the documents of a packed sequence. `plain` and `deepspeed` have what ours has: the head on targets alone
-and the allocator's setting. `trainer` is what Hugging Face's `Trainer` does with the same network by itself.
+keep apart the documents of a packed sequence. `plain` and `deepspeed` have what ours has: the head on targets alone,
+attention within documents, and the allocator's setting. `trainer` is what Hugging Face's `Trainer` does with the same
+network by itself.
 
 The environment has RANK and WORLD_SIZE, as torchrun sets them.
 """
@@ -126,6 +127,7 @@ def trainer(side: Side) -> None:
     import_deepspeed()
     config = side.config
     model = language_model(config, side.data)
+    model.set_attn_implementation("eager")  # on a CPU the fastest of transformers' own
     told = deepspeed_config(config, world_size, sum(weight.numel() for weight in model.parameters()))
     arguments = TrainingArguments(
         output_dir=str(side.work),

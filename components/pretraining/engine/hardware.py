@@ -15,12 +15,25 @@ AdamW needs no switch: torch's fused kernel runs on both.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from infra.cluster.config import ClusterConfig
 
-Attention = Literal["eager", "sdpa", "flash_attention_2"]
+if TYPE_CHECKING:
+    from components.pretraining.config import PretrainConfig
+
+Attention = Literal["eager", "sdpa", "flash_attention_2", "documents"]
+"""`documents` is networks/document_attention.py, all others are transformers'."""
+CAUSAL_OBJECTIVES = ("causal_lm", "label_lm")
+WHOLE_OBJECTIVES = ("masked_lm", "masked_lm_nsp")
+"""In these a token sees all of its document up to itself, or all of it: positions that restart say who sees whom."""
+FLASH_ARCHITECTURES = ("llama", "qwen3", "gpt2")
+"""Those that hand positions on to their attention function. The encoders of transformers 5 do not (ModernBERT turns
+them into rotations and drops them), so flash attention would let documents of a row see each other."""
+DOCUMENT_ARCHITECTURES = (*FLASH_ARCHITECTURES, "bert", "modernbert")
+"""Those that hand on what else their forward is given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,10 +43,10 @@ class Hardware:
     backend: Literal["gloo", "nccl"]
     """Of torch.distributed."""
     attention: Attention
-    """The fastest implementation where documents are told apart by a mask; `eager` on a CPU: at 128 tokens it trains
-    1.3 to 1.5 times as fast as sdpa."""
+    """The fastest where documents are told apart by a mask; `eager` on a CPU: at 128 tokens it trains 1.3 to 1.5 times
+    as fast as sdpa."""
     packed_attention: Attention
-    """The same where documents are told apart by positions that restart (`architectures.attention_implementation`)."""
+    """The same where documents are told apart by positions that restart (`attention_implementation`)."""
     overlap_comm: bool
     """Whether DeepSpeed reduces gradients beside the backward pass; on a CPU both want the same cores."""
     offload: bool
@@ -42,7 +55,7 @@ class Hardware:
 
 
 CPU = Hardware(
-    backend="gloo", attention="eager", packed_attention="eager", overlap_comm=False, offload=False, pin_memory=False
+    backend="gloo", attention="eager", packed_attention="documents", overlap_comm=False, offload=False, pin_memory=False
 )
 
 
@@ -59,3 +72,22 @@ def hardware(cluster: ClusterConfig) -> Hardware:
         offload=True,
         pin_memory=True,
     )
+
+
+def attention_implementation(config: PretrainConfig, model_type: str, layer_types: Iterable[str] = ()) -> Attention:
+    """By the hardware. Flash attention makes one row of all, whose dropout could not be keyed by sample, and takes no
+    fp32; `documents` knows no sliding windows.
+
+    Args:
+        config: of the training.
+        model_type: of the network, by its transformers config.
+        layer_types: of the layers, by its transformers config.
+    """
+    here = hardware(config.cluster)
+    if here.packed_attention == "documents":
+        fits = model_type in DOCUMENT_ARCHITECTURES and "sliding_attention" not in layer_types
+        is_packed = fits and config.objective in (*CAUSAL_OBJECTIVES, *WHOLE_OBJECTIVES)
+    else:
+        fits = model_type in FLASH_ARCHITECTURES and config.precision != "fp32" and not config.model.dropout
+        is_packed = fits and config.objective in CAUSAL_OBJECTIVES
+    return here.packed_attention if is_packed else here.attention

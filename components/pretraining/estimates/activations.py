@@ -8,7 +8,8 @@ mask (H L). RMS norms and eager softmax are computed in fp32, which those terms 
 autograd really saves (torch.autograd.graph.saved_tensors_hooks): a layer to 0.1 %, a whole network to 4 %.
 
 Eager attention of 4 heads at 128 tokens is a fifth of a layer of width 256; at 1,024 tokens it is two thirds, and SDPA
-has none of it. Activation checkpointing keeps the input of each layer, and one layer in full
+has none of it. Attention within documents keeps L x L for documents as long as their rows, which is what is counted,
+and less for shorter ones. Activation checkpointing keeps the input of each layer, and one layer in full
 while it is computed again.
 
 Shapes: B sequences, L tokens (of the encoder or decoder-only), M of the decoder of an encoder-decoder, T targets, D
@@ -27,7 +28,7 @@ from components.pretraining.config import (
     micro_batch_size,
     network_vocab_size,
 )
-from components.pretraining.engine.hardware import hardware
+from components.pretraining.engine.hardware import attention_implementation
 from components.pretraining.networks.sizes import feed_forward_size, network_sizes
 
 FP32_BYTES = 4
@@ -66,7 +67,7 @@ LAYERS: Mapping[Architecture, Layer] = {
     "qwen3": Layer(wide=10, wide_fp32=4, inner=4, scores=1, scores_fp32=1, head_norms=2),
     "gpt2": Layer(wide=8, inner=2, scores=1),
     "bert": Layer(wide=8, inner=2, scores=1),
-    "modernbert": Layer(wide=8, inner=4, scores=1, scores_fp32=1, wide_sdpa=2),
+    "modernbert": Layer(wide=8, inner=4, scores=1, wide_sdpa=2),
     "t5": Layer(wide=6, wide_fp32=4, inner=7, scores=1, wide_sdpa=3, scores_sdpa=2),
     "bart": Layer(wide=8, inner=2, scores=1),
 }
@@ -80,8 +81,8 @@ DECODER_LAYERS: Mapping[Architecture, Layer] = {
 ENDS: Mapping[Architecture, tuple[int, int, int]] = {
     "llama": (1, 1, 1),
     "qwen3": (1, 1, 1),
-    "gpt2": (2, 0, 1),
-    "bert": (2, 0, 4),
+    "gpt2": (1, 0, 1),
+    "bert": (1, 0, 4),
     "modernbert": (2, 0, 4),
     "t5": (1, 1, 1),
     "bart": (1, 0, 1),
@@ -174,7 +175,7 @@ def layer_bytes(config: PretrainConfig, model: ModelConfig, layer: Layer, length
     is_low = config.precision != "fp32"
     size = 2 if is_low else 4
     inner = model.intermediate_size or feed_forward_size(config.architecture, model.hidden_size)
-    attention = hardware(config.cluster).attention
+    attention = attention_implementation(config, config.architecture)
     width = size * layer.wide + FP32_BYTES * layer.wide_fp32
     # an RMS norm has one number, in fp32; a layer norm two, in the training's precision
     statistics = (FP32_BYTES if layer.wide_fp32 else 2 * size) * layer.norms
@@ -182,6 +183,8 @@ def layer_bytes(config: PretrainConfig, model: ModelConfig, layer: Layer, length
     if attention == "eager":
         low = size * layer.scores if is_low or not layer.scores_fp32 else 0
         scores = model.num_heads * (low + FP32_BYTES * layer.scores_fp32) * seen
+    elif attention == "documents":
+        scores = model.num_heads * size * seen
     elif layer.scores_sdpa:
         width += size * layer.wide_sdpa
         scores = model.num_heads * size * layer.scores_sdpa * seen

@@ -24,15 +24,10 @@ from __future__ import annotations
 from typing import Any
 
 from components.pretraining.config import ModelConfig, PretrainConfig
-from components.pretraining.engine.hardware import hardware
+from components.pretraining.engine.hardware import attention_implementation
+from components.pretraining.networks import document_attention
 from components.pretraining.networks.dropout import dropout_fields
 from components.pretraining.networks.sizes import feed_forward_size, num_positions
-
-PACKED_OBJECTIVES = ("causal_lm", "label_lm")
-"""Whose attention is causal within each document, so that positions that restart say all."""
-PACKED_ARCHITECTURES = ("llama", "qwen3", "gpt2")
-"""Those that hand positions on to their attention function. The encoders of transformers 5 do not (ModernBERT turns
-them into rotations and drops them), so flash attention would let documents of a row see each other."""
 
 
 def make_network(config: PretrainConfig, model: ModelConfig, vocab_size: int, special: dict[str, int]) -> Any:
@@ -78,7 +73,7 @@ def make_network(config: PretrainConfig, model: ModelConfig, vocab_size: int, sp
             n_layer=model.num_layers,
             n_head=model.num_heads,
             n_inner=inner,
-            activation_function="gelu_pytorch_tanh",  # gelu_new as one operation: 1.3 times as fast on a CPU
+            activation_function="gelu",  # which gelu_new comes within 5e-4 of: a quarter of its time on a CPU
             n_positions=num_positions(config),
         )
     elif architecture == "t5":
@@ -107,6 +102,7 @@ def make_network(config: PretrainConfig, model: ModelConfig, vocab_size: int, sp
                 )
             },
         )
+    document_attention.register()
     for name, value in dropout_fields(vars(made), config.model.dropout).items():
         setattr(made, name, value)
     made._attn_implementation = attention_implementation(config, architecture)
@@ -120,24 +116,6 @@ def make_network(config: PretrainConfig, model: ModelConfig, vocab_size: int, sp
         "gpt2": "GPT2LMHeadModel",
     }
     return getattr(transformers, classes[architecture])(made)
-
-
-def attention_implementation(config: PretrainConfig, model_type: str) -> str:
-    """By the hardware; flash attention takes no mask, tells documents apart by their positions alone, and makes of the
-    rows one, whose dropout could not be keyed by sample.
-
-    Args:
-        config: of the training.
-        model_type: of the network, by its transformers config.
-    """
-    here = hardware(config.cluster)
-    packed = (
-        config.objective in PACKED_OBJECTIVES
-        and model_type in PACKED_ARCHITECTURES
-        and config.precision != "fp32"
-        and not config.model.dropout
-    )
-    return here.packed_attention if packed else here.attention
 
 
 def _modernbert_extras(model: ModelConfig, special: dict[str, int]) -> dict[str, Any]:

@@ -22,7 +22,9 @@ import torch
 from torch import nn
 
 from components.pretraining.config import ObjectiveName, PretrainConfig, network_vocab_size
-from components.pretraining.networks.architectures import attention_implementation, make_network
+from components.pretraining.engine.hardware import attention_implementation
+from components.pretraining.networks import document_attention
+from components.pretraining.networks.architectures import make_network
 from components.pretraining.networks.cross_entropy import MAX_LOGITS, linear_cross_entropy
 from components.pretraining.networks.dropout import (
     Contexts,
@@ -89,6 +91,7 @@ def load_model(folder: Path, config: PretrainConfig, vocab_size: int) -> Any:
         "encoder_decoder": "AutoModelForSeq2SeqLM",
         "decoder": "AutoModelForCausalLM",
     }
+    document_attention.register()
     try:
         described = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         for name, value in dropout_fields(vars(described), config.model.dropout).items():
@@ -98,7 +101,9 @@ def load_model(folder: Path, config: PretrainConfig, vocab_size: int) -> Any:
             config=described,
             local_files_only=True,
             dtype=torch.float32,
-            attn_implementation=attention_implementation(config, described.model_type),
+            attn_implementation=attention_implementation(
+                config, described.model_type, getattr(described, "layer_types", None) or ()
+            ),
             output_loading_info=True,
         )
         shape_of(model.config)  # counted from at the end, and better missed now

@@ -8,7 +8,9 @@ Every network takes a 4-D mask. What else it needs differs, and this module know
   numbers its row itself (BART), a hook that picks, from the position embeddings of the row, those of the restarted
   positions. A row has at least as many positions as its longest document, so all that are wanted are there.
 - Flash attention takes no mask: rows become one row, whose documents it tells apart by positions that restart. Only
-  decoders that hand these on get it (architectures.py).
+  decoders that hand these on get it (engine/hardware.py). So it is with `documents` (document_attention.py), which
+  finds them by the same positions, in any network that hands on what its forward is given; the mask is passed all the
+  same, for without one transformers makes its own.
 - The head: most of the work of a small network, so it runs on targets alone. Its inside (`features`) is known for the
   usual networks; for others all logits are made, and those of the targets taken.
 
@@ -31,10 +33,9 @@ import torch
 from torch import nn
 
 from components.pretraining.config import Kind
+from components.pretraining.networks.document_attention import DOCUMENTS, HIDDEN_SCORE, Windows
 from infra.errors import ConfigError
 
-HIDDEN_SCORE = -1e4
-"""Added to the score of a token that must not be seen: exp of it is 0 in every precision."""
 POSITION_EMBEDDINGS = ("embed_positions", "position_embeddings", "wpe", "embed_position")
 TRIAL_TOLERANCE = 1e-4
 FLASH = "flash_attention_2"
@@ -221,10 +222,13 @@ class Runner:
         return encoded_BLD
 
     def _plain_inputs(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        told = {
+        told: dict[str, Any] = {
             "input_ids": inputs["input_ids_BL"],
             "attention_mask": model_mask(model, inputs["attention_B1LL"]),
         }
+        if model.config._attn_implementation == DOCUMENTS:
+            heads, causal = model.config.num_attention_heads, self.kind == "decoder"
+            told["documents"] = Windows.of(inputs["positions_BL"], causal=causal, num_heads=heads, dtype=model.dtype)
         if "token_types_BL" in inputs:
             told["token_type_ids"] = inputs["token_types_BL"]
         return told | ({"use_cache": False} if self.kind == "decoder" else {})

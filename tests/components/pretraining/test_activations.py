@@ -9,6 +9,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from components.pretraining.config import PretrainConfig
+from components.pretraining.engine.hardware import FLASH_ARCHITECTURES, attention_implementation
 from components.pretraining.estimates.activations import (
     DECODER_LAYERS,
     LAYERS,
@@ -16,7 +17,8 @@ from components.pretraining.estimates.activations import (
     activation_bytes,
     layer_bytes,
 )
-from components.pretraining.networks import cross_entropy
+from components.pretraining.networks import cross_entropy, document_attention
+from components.pretraining.networks.document_attention import Windows
 from components.pretraining.networks.models import TargetLoss, build_model
 
 VOCAB = 512
@@ -61,7 +63,8 @@ def network(config: PretrainConfig, layers: int) -> Any:
     """The network without its head, by transformers alone."""
     import transformers as hf
 
-    m, implementation = config.model, "sdpa" if config.cluster.num_gpus_per_worker else "eager"
+    m, implementation = config.model, attention_implementation(config, config.architecture)
+    document_attention.register()
     common = {"vocab_size": VOCAB, "attn_implementation": implementation, "pad_token_id": 0, "use_cache": False}
     named = common | {
         "hidden_size": m.hidden_size,
@@ -77,7 +80,7 @@ def network(config: PretrainConfig, layers: int) -> Any:
     if config.architecture == "qwen3":
         return hf.Qwen3Model(hf.Qwen3Config(**named, head_dim=32))
     if config.architecture == "gpt2":
-        return hf.GPT2Model(hf.GPT2Config(**common, **sizes, **none, activation_function="gelu_pytorch_tanh"))
+        return hf.GPT2Model(hf.GPT2Config(**common, **sizes, **none, activation_function="gelu"))
     if config.architecture == "t5":
         more = {"d_model": 96, "d_ff": 160, "d_kv": 32, "num_heads": 3, "num_layers": layers, "dropout_rate": 0.0}
         return hf.T5Model(hf.T5Config(**common, **more, num_decoder_layers=layers, feed_forward_proj="gated-gelu"))
@@ -120,16 +123,29 @@ def measured_layer(config: PretrainConfig, decoded: int = 0) -> float:
             else:
                 seen: Any = mask(config, length, length)
                 seen = {"full_attention": seen} if config.architecture == "modernbert" else seen
-                net(input_ids=ids, attention_mask=seen)
+                told = {}
+                if net.config._attn_implementation == "documents":
+                    told["documents"] = Windows.of(
+                        torch.arange(length).expand(2, length), causal=True, num_heads=3, dtype=net.dtype
+                    )
+                net(input_ids=ids, attention_mask=seen, **told)
         found.append(saved.num_bytes)
     return (found[1] - found[0]) / 2
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@pytest.mark.parametrize("gpus", [0, 1], ids=["eager", "sdpa"])
+@pytest.mark.parametrize("gpus", [0, 1], ids=["documents", "sdpa"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_layer_saves_what_is_predicted(architecture: str, gpus: int, precision: str) -> None:
     config = training(architecture, gpus=gpus, precision=precision)
+    told = layer_bytes(config, config.model, LAYERS[config.architecture], 48, 48)
+    assert told == pytest.approx(measured_layer(config), rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("architecture", FLASH_ARCHITECTURES)
+def test_a_layer_with_eager_attention_saves_what_is_predicted(architecture: str, precision: str) -> None:
+    config = training(architecture, precision=precision, objective="prefix_lm")
     told = layer_bytes(config, config.model, LAYERS[config.architecture], 48, 48)
     assert told == pytest.approx(measured_layer(config), rel=1e-3)
 

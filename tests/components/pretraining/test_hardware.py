@@ -12,10 +12,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from components.pretraining.config import PretrainConfig
 from components.pretraining.engine.ds_config import deepspeed_config
-from components.pretraining.engine.hardware import hardware
+from components.pretraining.engine.hardware import FLASH_ARCHITECTURES, attention_implementation, hardware
 from components.pretraining.estimates.zero_stage import choose_stage
 from components.pretraining.fit import problems
-from components.pretraining.networks.architectures import PACKED_ARCHITECTURES, attention_implementation
 from components.pretraining.networks.models import build_model
 from components.pretraining.networks.runner import Runner
 
@@ -88,7 +87,25 @@ def test_one_switch_sets_all(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = PretrainConfig()
     assert not deepspeed_config(on_cpu, 2, 10)["zero_optimization"]["overlap_comm"]
     assert hardware(on_cpu.cluster).backend == "gloo"
-    assert attention_implementation(on_cpu, "llama") == "eager"
+
+
+@pytest.mark.parametrize(
+    ("objective", "model_type", "layer_types", "expected"),
+    [
+        ("causal_lm", "llama", ["full_attention"], "documents"),
+        ("masked_lm", "modernbert", [], "documents"),
+        ("masked_lm_nsp", "bert", [], "documents"),
+        ("masked_lm", "modernbert", ["full_attention", "sliding_attention"], "eager"),
+        ("causal_lm", "gpt_neox", [], "eager"),
+        ("prefix_lm", "llama", [], "eager"),
+        ("span_corruption", "t5", [], "eager"),
+    ],
+)
+def test_on_a_cpu_attention_is_within_documents_where_positions_say_all(
+    objective: str, model_type: str, layer_types: list[str], expected: str
+) -> None:
+    config = PretrainConfig.model_validate({"objective": objective})
+    assert attention_implementation(config, model_type, layer_types) == expected
 
 
 @pytest.mark.parametrize(
@@ -115,7 +132,7 @@ def test_flash_attention_is_taken_where_it_is_installed_and_keeps_documents_apar
         assert attention_implementation(config, model_type) == (expected if packed else "sdpa")
 
 
-@pytest.mark.parametrize("architecture", PACKED_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", FLASH_ARCHITECTURES)
 def test_networks_under_flash_attention_hand_positions_to_it(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
