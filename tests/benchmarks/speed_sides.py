@@ -3,7 +3,8 @@
 All train the same network on the same global batches, in the same precision, with the same optimizer and schedule, and
 keep apart the documents of a packed sequence. `plain` and `deepspeed` have what ours has: the head on targets alone,
 attention within documents, and the allocator's setting. `trainer` is what Hugging Face's `Trainer` does with the same
-network by itself.
+network by itself, with the fastest attention that transformers has for it; `shipped` is the same with transformers' own
+choices for it: SDPA, and in a GPT-2 `gelu_new`.
 
 The environment has RANK and WORLD_SIZE, as torchrun sets them.
 """
@@ -119,15 +120,33 @@ def ours(side: Side) -> None:
     train(training_job(side.config, side.data, side.work, sink), Notice())
 
 
+def shipped(side: Side) -> None:
+    """(b) with the network as transformers makes it."""
+    from transformers.activations import GELUActivation, NewGELUActivation
+
+    model = language_model(side.config, side.data)
+    model.set_attn_implementation("sdpa")
+    if side.config.architecture == "gpt2":
+        for module in model.modules():
+            for name, child in module.named_children():
+                if isinstance(child, GELUActivation):
+                    setattr(module, name, NewGELUActivation())
+    _by_trainer(side, model)
+
+
 def trainer(side: Side) -> None:
     """(b) Hugging Face `Trainer` with the same DeepSpeed config."""
+    model = language_model(side.config, side.data)
+    model.set_attn_implementation("eager")  # on a CPU the fastest of transformers' own
+    _by_trainer(side, model)
+
+
+def _by_trainer(side: Side, model: Any) -> None:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     import_deepspeed()
     config = side.config
-    model = language_model(config, side.data)
-    model.set_attn_implementation("eager")  # on a CPU the fastest of transformers' own
     told = deepspeed_config(config, world_size, sum(weight.numel() for weight in model.parameters()))
     arguments = TrainingArguments(
         output_dir=str(side.work),
@@ -216,6 +235,7 @@ SIDES: Mapping[str, Callable[[Side], None]] = {
     "plain": plain,
     "deepspeed": bare_deepspeed,
     "trainer": trainer,
+    "shipped": shipped,
     "ours": ours,
 }
 

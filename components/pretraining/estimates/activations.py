@@ -34,6 +34,8 @@ from components.pretraining.networks.sizes import feed_forward_size, network_siz
 FP32_BYTES = 4
 MAX_LOGITS = 1 << 22
 """Logits that `cross_entropy.py` holds at once; a test compares."""
+BLOCK_LOGITS = 1 << 18
+"""And those that are in fp32 on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +105,7 @@ class ActivationBytes:
     """What the head keeps: hidden states of the targets, and the gradients of these and of the output layer, which
     the cross-entropy in pieces makes in the forward pass."""
     head_logits: float
-    """One piece of logits, its log-softmax and its gradient: gone at the end of the forward pass."""
+    """One piece of logits, and its softmax in fp32: gone at the end of the forward pass."""
 
     @property
     def saved(self) -> float:
@@ -154,11 +156,12 @@ def activation_bytes(config: PretrainConfig, vocab_size: int, num_ranks: int) ->
     rows = network_vocab_size(config, vocab_size)
     logits = batch * targets * rows
     sums = size if logits <= MAX_LOGITS else FP32_BYTES  # of more than one piece
+    in_fp32 = max(rows, MAX_LOGITS if config.cluster.num_gpus_per_worker else BLOCK_LOGITS)
     return ActivationBytes(
         layers=batch * (model.num_layers * kept + ends),
         recomputed=batch * layer if config.activation_checkpointing else 0.0,
         head=size * wide_head * batch * targets * model.hidden_size + sums * rows * model.hidden_size,
-        head_logits=(FP32_BYTES + 2 * size) * min(logits, MAX_LOGITS),
+        head_logits=size * min(logits, MAX_LOGITS) + FP32_BYTES * min(logits, in_fp32),
     )
 
 

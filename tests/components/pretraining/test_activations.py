@@ -11,6 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from components.pretraining.config import PretrainConfig
 from components.pretraining.engine.hardware import FLASH_ARCHITECTURES, attention_implementation
 from components.pretraining.estimates.activations import (
+    BLOCK_LOGITS,
     DECODER_LAYERS,
     LAYERS,
     MAX_LOGITS,
@@ -192,4 +193,4 @@ def test_bert_is_korthikanti_without_dropout() -> None:
 
 
 def test_the_head_is_cut_where_the_cross_entropy_cuts_it() -> None:
-    assert MAX_LOGITS == cross_entropy.MAX_LOGITS
+    assert (MAX_LOGITS, BLOCK_LOGITS) == (cross_entropy.MAX_LOGITS, cross_entropy.BLOCK_LOGITS)
