@@ -144,7 +144,7 @@ def trainer(side: Side) -> None:
 def _by_trainer(side: Side, model: Any) -> None:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    world_size = int(os.environ["WORLD_SIZE"])
     import_deepspeed()
     config = side.config
     told = deepspeed_config(config, world_size, sum(weight.numel() for weight in model.parameters()))
@@ -176,11 +176,11 @@ def _by_trainer(side: Side, model: Any) -> None:
     every = config.log_every_steps
 
     class TakesTurns(TrainerCallback):
-        """Rank 0 waits for its turn after each `every` steps, and the others for it."""
+        """A turn each `every` steps."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-            if rank == 0 and state.global_step % every == 0:
-                side.turn.wait(state.global_step)
+            if state.global_step % every == 0:
+                _end_turn(side, state.global_step)
 
     rows = Rows(config, side.data, world_size, model.dtype)
     Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[TakesTurns()]).train()
@@ -218,11 +218,18 @@ class Rows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
 
 def _turns(side: Side, step: Callable[[int], object]) -> None:
     """Steps for ever, a turn each `log_every_steps`."""
-    leads = int(os.environ.get("RANK", "0")) == 0
     for number in range(side.config.steps):
         step(number)
-        if leads and (number + 1) % side.config.log_every_steps == 0:
-            side.turn.wait(number + 1)
+        if (number + 1) % side.config.log_every_steps == 0:
+            _end_turn(side, number + 1)
+
+
+def _end_turn(side: Side, step: int) -> None:
+    """Rank 0 waits for the next turn, and the others for it: else they would run the next step up to its first sum
+    over the ranks while another side is measured, and find it done in their own turn."""
+    if dist.get_rank() == 0:
+        side.turn.wait(step)
+    dist.barrier()
 
 
 def _join() -> tuple[int, int]:
