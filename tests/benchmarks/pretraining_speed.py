@@ -12,7 +12,6 @@ NAME=RANKSxTHREADS/MICRO, so the best batch shape of a side is found by giving i
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
@@ -92,6 +91,7 @@ class Asked:
                 "micro_batch_size_per_rank": self.micro,
                 "checkpoint_every_steps": None,
                 "log_every_steps": options.steps,
+                "health": {"hang_timeout_seconds": 86400},  # a rank waits while other sides have their turns
                 "cluster": {"num_workers": self.num_ranks, "threads_per_worker": self.num_threads},
             }
         )
@@ -162,8 +162,11 @@ def under_ray(
     from infra.tracking.tracker import Destination
 
     def until_stopped(job: Any, name: str) -> None:
-        with contextlib.suppress(InfrastructureError):  # says that it was stopped
+        try:
             run_distributed(job, name)
+        except InfrastructureError as error:
+            if not (job.work / STOP_NAME).exists():
+                print(f"{name} has ended: {error}", file=sys.stderr, flush=True)
 
     jobs: list[Any] = []
     threads: list[threading.Thread] = []
