@@ -152,5 +152,10 @@ class Training:
         """One point: deterministic values into the history, all of them to the tracker."""
         step = self.state.step
         self.state.history.append({"step": step, **row})
-        if dist.get_rank() == 0:
+        if dist.get_rank() != 0:
+            return
+        if step <= max((one.step for one in self.state.progress.incidents if one.verdict == "rollback"), default=0):
+            self.job.tracker.log_metrics(row, step, remade=True)  # what was measured the first time stays
+            row = {}
+        if row or measured:
             self.job.tracker.log_metrics({**row, **measured}, step)

@@ -39,9 +39,16 @@ class StepTracker:
     step: str
     sink: Sink = NullSink()
 
-    def log_metrics(self, metrics: Mapping[str, float], training_step: int) -> None:
-        """Sends the points of one training step to the step's MLflow run."""
-        self._send("metrics", {"metrics": dict(metrics), "step": training_step, "time": time.time()})
+    def log_metrics(self, metrics: Mapping[str, float], training_step: int, *, remade: bool = False) -> None:
+        """Sends the points of one training step to the step's MLflow run.
+
+        Args:
+            metrics: values by name; of two of the same name and step the first counts, as after a resume,
+            training_step: the step.
+            remade: but then, as after a rollback, they differ on purpose: one that has another value is added.
+        """
+        kind = "remade" if remade else "metrics"
+        self._send(kind, {"metrics": dict(metrics), "step": training_step, "time": time.time()})
 
     def log_trial(self, trial: TrialRecord) -> None:
         """Sends a trial as it stands now; sending it again with a longer history adds only what is new."""

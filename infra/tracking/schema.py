@@ -10,6 +10,7 @@ from typing import Any
 FIELDS: Mapping[str, Mapping[str, type]] = {
     "run": {"name": str, "tags": dict, "parameters": dict},
     "metrics": {"points": list},
+    "remade": {"points": list},
     "tags": {"tags": dict},
     "datasets": {"datasets": list},
     "file": {"path": str, "folder": str},
@@ -38,7 +39,7 @@ def is_message(value: Any) -> bool:
     times = (value[name] for name in ("start_time", "end_time", "time") if value.get(name) is not None)
     if not all(_is_integer(time) for time in times):
         return False
-    if value["kind"] == "metrics":
+    if value["kind"] in ("metrics", "remade"):
         return all(_is_point(point) for point in value["points"])
     if value["kind"] == "repair":
         return all(is_message(inner) for inner in value["messages"])

@@ -266,12 +266,12 @@ class Tracker:
         self._thread.start()
 
     def receive(self, kind: str, step: str, payload: Mapping[str, Any]) -> None:
-        """Takes a message of a step: `metrics`, `trial`, `table` or `progress` (see `client.StepTracker`)."""
+        """Takes a message of a step: `metrics`, `remade`, `trial`, `table` or `progress` (see `client.StepTracker`)."""
         own_id = f"{self.run}/{step}"
         if kind == "progress":
             self.progress[step] = dict(payload)
-        elif kind == "metrics":
-            self._points(own_id, payload["metrics"], payload["step"], payload["time"])
+        elif kind in ("metrics", "remade"):
+            self._points(kind, own_id, payload["metrics"], payload["step"], payload["time"])
         elif kind == "table":
             self.put(messages.table(own_id, payload["name"], json.dumps(payload["table"], ensure_ascii=False)))
         elif kind == "trial":
@@ -316,9 +316,9 @@ class Tracker:
         if not self.spool.pending_bytes:
             self.spool.remove()
 
-    def _points(self, own_id: str, metrics: Mapping[str, float], step: int, seconds: float) -> None:
+    def _points(self, kind: str, own_id: str, metrics: Mapping[str, float], step: int, seconds: float) -> None:
         points = [[key, float(value), step, int(seconds * 1000)] for key, value in metrics.items()]
-        self.put({"kind": "metrics", "id": own_id, "points": points})
+        self.put({"kind": kind, "id": own_id, "points": points})
 
     def _upload(self) -> None:
         pause = FIRST_PAUSE_SECONDS

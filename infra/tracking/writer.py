@@ -167,6 +167,24 @@ class Writer:
             self.client.log_batch(run_id, metrics=batch)
             known |= {(metric.key, metric.step) for metric in batch}
 
+    def _remade(self, message: Mapping[str, Any]) -> None:
+        """Steps made again after a rollback: MLflow forgets no point, so the new one stands after the undone one."""
+        from mlflow.entities import Metric
+
+        run_id = self._run_id(message)
+        new = [
+            Metric(key, value, at, step)
+            for key, value, step, at in message["points"]
+            if value not in self._values(run_id, key, step)
+        ]
+        if new:
+            self.client.log_batch(run_id, metrics=new)
+        self._known_points(run_id).update((metric.key, metric.step) for metric in new)
+
+    def _values(self, run_id: str, name: str, step: int) -> list[float]:
+        """Those of one metric at one step."""
+        return [point.value for point in self.client.get_metric_history(run_id, name) if point.step == step]
+
     def _known_points(self, run_id: str) -> set[tuple[str, int]]:
         """Name and step of every point that the run has."""
         if run_id not in self._points:

@@ -101,6 +101,31 @@ def test_points_that_a_resumed_training_sends_again_are_dropped(tmp_path: Path, 
     assert [m.step for m in history] == [1, 2, 3, 4]
 
 
+def test_points_that_are_made_again_after_a_rollback_stand_after_the_undone_ones(
+    tmp_path: Path, destination: Destination
+) -> None:
+    """The third time is a resume: the same step made again after the rollback, to the bit."""
+    tracker = Tracker("back", tmp_path, destination)
+    tracker.put(run_message("back/s"))
+    sent = (
+        ("metrics", 1, 5.0),
+        ("metrics", 2, 4.0),
+        ("metrics", 3, 9.0),
+        ("remade", 2, 4.5),
+        ("remade", 3, 3.5),
+        ("remade", 3, 3.5),
+        ("metrics", 4, 3.0),
+    )
+    for second, (kind, step, loss) in enumerate(sent):
+        tracker.receive(kind, "s", {"metrics": {"loss": loss}, "step": step, "time": float(second)})
+    delivery = tracker.flush(60)
+    tracker.close()
+    assert delivery.complete
+    client, run_id = destination.open().client, delivery.run_ids["back/s"]
+    history = sorted(client.get_metric_history(run_id, "loss"), key=lambda point: point.timestamp)
+    assert [(m.step, m.value) for m in history] == [(1, 5.0), (2, 4.0), (3, 9.0), (2, 4.5), (3, 3.5), (4, 3.0)]
+
+
 def test_a_tracker_that_was_killed_goes_on_where_it_was(tmp_path: Path, destination: Destination) -> None:
     """The second one is as after a SIGKILL: what the first knew is in the spool alone."""
     history = [(step, {"loss": float(step)}) for step in (10, 20, 30)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,6 +101,17 @@ def test_after_a_rollback_all_is_as_if_its_batches_had_never_been_whatever_was_s
     ended: Mapping[str, Path], name: str, stage: int, run_trainings: Any
 ) -> None:
     assert_same(ended[name], ended[f"never-back-{stage}"], run_trainings)
+
+
+def test_the_points_of_steps_that_are_made_again_are_told_as_such(
+    ended: Mapping[str, Path], run_trainings: Any
+) -> None:
+    """Else MLflow keeps those of the undone steps, and only those."""
+    told = [json.loads(line) for line in (ended["rollback"] / "remade.jsonl").read_text().splitlines()]
+    losses = {row["step"]: row["train_loss"] for row in told if "train_loss" in row}
+    assert set(losses) == set(range(BAD - 3, BAD + 2))
+    assert losses == {step: run_trainings.losses(ended["rollback"])[step - 1] for step in losses}
+    assert not (ended["skip-1"] / "remade.jsonl").exists()
 
 
 def test_the_batch_and_its_samples_are_named(ended: Mapping[str, Path], bad_data: Path, run_trainings: Any) -> None:

@@ -26,6 +26,9 @@ class SignalSink:
         self.incident = False
 
     def send(self, kind: str, step: str, payload: Mapping[str, Any]) -> None:
+        if kind == "remade":
+            with (self.work / "remade.jsonl").open("a") as stream:
+                stream.write(json.dumps({"step": payload["step"], **payload["metrics"]}) + "\n")
         if kind != "metrics":
             return
         self.incident = self.incident or "skipped_batches" in payload["metrics"]
