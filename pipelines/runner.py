@@ -34,7 +34,7 @@ from pipelines.config import PipelineConfig
 from pipelines.llm import build
 from pipelines.origin import Origins
 from pipelines.session import Session, close, reused, tell
-from pipelines.signals import terminable
+from pipelines.signals import Interrupts, terminable
 
 logger = logging.getLogger(__name__)
 
@@ -202,13 +202,13 @@ def _execute(prepared: Prepared, console: Console) -> Result:
     )
     runs.save(store, record)
     apply(run_environment())
-    outcome, delivery, is_tracked = Outcome(), None, False
+    outcome, delivery, is_tracked, interrupts = Outcome(), None, False, Interrupts()
     status: runs.RunStatus = "KILLED"
     try:
         with (
-            terminable(),
+            terminable(interrupts),
             ray_session(prepared.config.cluster) as cluster,
-            terminable(),  # Ray sets its own handler
+            terminable(interrupts),  # Ray sets its own handler
             contextlib.ExitStack() as claims,
         ):
             if prepared.config.cluster.address:
@@ -220,7 +220,7 @@ def _execute(prepared: Prepared, console: Console) -> Result:
             session = Session(prepared, record, tracker, console)
             session.begin()
             execution = Execution(
-                prepared.plan, store, tracker.sink, cluster.resources, session.facts, session.listener()
+                prepared.plan, store, tracker.sink, cluster.resources, session.facts, session.listener(interrupts)
             )
             outcome = execution.outcome
             try:

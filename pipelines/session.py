@@ -22,6 +22,7 @@ from infra.tracking.delivered import Delivered, aliases
 from infra.tracking.lineage import Lineage
 from infra.tracking.spool import Spool
 from infra.tracking.tracker import Connection, Delivery, Destination, Uploader
+from pipelines.signals import Interrupts
 
 if TYPE_CHECKING:
     from pipelines.runner import Console, Prepared
@@ -44,9 +45,14 @@ class Session:
         store = prepared.store
         self._delivered = Delivered.load(store.root, prepared.destination, store.objects)
 
-    def listener(self) -> Listener:
-        """For the execution."""
-        return Listener(started=self._started, ended=self._ended, tick=self._tick)
+    def listener(self, interrupts: Interrupts) -> Listener:
+        """For the execution, which it interrupts where an interrupt was lost."""
+
+        def tick(running: Sequence[str]) -> None:
+            interrupts.check()
+            self._tick(running)
+
+        return Listener(started=self._started, ended=self._ended, tick=tick)
 
     def begin(self) -> None:
         """Opens the pipeline's run."""

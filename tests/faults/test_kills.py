@@ -58,7 +58,7 @@ FAULTS = (
     Fault("machine, when the weights become visible", "machine", RENAME, "-> .*/artifacts/pretrain_mlm/"),
     Fault("machine, during an upload", "machine", RENAME, r"-> .*\.delivered", 4),
 )
-SAMPLE = ("driver, between two checkpoints", "tracker, during the upload of the model")
+SAMPLE = ("driver, between two checkpoints",)
 ENDS_THE_RUN = ("driver", "head", "raylet", "machine")
 
 
