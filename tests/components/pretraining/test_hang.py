@@ -154,7 +154,7 @@ def test_a_rank_that_hangs_is_named_and_all_ranks_end(
 
 @pytest.mark.faults
 def test_under_ray_the_report_is_the_error_and_the_run_goes_on(
-    ray_cluster: Mapping[str, float], tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: Mapping[str, float], tiny_data: Path, tmp_path: Path
 ) -> None:
     """Rank 0 hangs once, when it tells of step 3; what Ray itself knows is that a worker died."""
     from components.pretraining import distributed
@@ -171,10 +171,11 @@ def test_under_ray_the_report_is_the_error_and_the_run_goes_on(
                 trace.touch()
                 time.sleep(600)
 
+    cluster = {"num_workers": 2, "max_restarts": 0}
     (tmp_path / "work").mkdir()
     job = TrainingJob(
         config=PretrainConfig.model_validate(
-            {**CONFIG, "checkpoint_every_steps": 2, "cluster": {"num_workers": 2}, "micro_batch_size_per_rank": 3}
+            {**CONFIG, "checkpoint_every_steps": 2, "cluster": cluster, "micro_batch_size_per_rank": 3}
         ),
         shards=tiny_data / "token_shards",
         tokenizer=tiny_data / "tokenizer",
@@ -183,7 +184,6 @@ def test_under_ray_the_report_is_the_error_and_the_run_goes_on(
         name="pretrain_mlm",
         tracker=StepTracker(step="pretrain_mlm", sink=Hanging()),
     )
-    monkeypatch.setattr(distributed, "MAX_RESTARTS", 0)
     with pytest.raises(InfrastructureError) as raised:
         distributed.run_distributed(job, "hang")
     told = str(raised.value)
