@@ -11,7 +11,7 @@ sums over pieces are fp32: what autograd gives, to rounding. The softmax goes by
 fp32 stays next to the core, and takes one exponential of each.
 
 On one thread it takes 0.48 to 0.82 of the time of `nn.functional.cross_entropy` on all logits in bf16, and the blocks
-0.71 of that (tests/benchmarks/LOG.md), because nothing is written twice and a piece stays near the core.
+0.75 of that (tests/benchmarks/LOG.md), because nothing is written twice and a piece stays near the core.
 
 When not to use it: heads that do something after the linear layer (a soft cap); second derivatives.
 
