@@ -1,8 +1,8 @@
 """From token shards to what the network takes: ids, positions, the masks that keep documents apart, and targets.
 
-Masks are 4-D and boolean, L * L bytes a sequence (16 KiB at 128 tokens): fine up to some thousand tokens; beyond,
-attention kernels for variable lengths would serve better. A padding token sees itself only, so that no row of a
-mask is empty, which would make softmax give NaN.
+Masks are 4-D and boolean, L * L bytes a sequence (16 KiB at 128 tokens), and made only for networks whose attention
+reads them: others find the documents by their positions. A padding token sees itself only, so that no row of a mask
+is empty, which would make softmax give NaN.
 
 Shapes: B sequences, L tokens of an encoder or of a decoder alone, M decoder tokens of an encoder-decoder, T targets of
 the batch, P pairs of segments, K losses of the objective.
@@ -93,13 +93,13 @@ class Batch:
     input_ids_BL: torch.Tensor
     positions_BL: torch.Tensor
     """Place in the document, from 0."""
-    attention_B1LL: torch.Tensor
-    """Which position (row) sees which (column)."""
     target_positions_T: torch.Tensor
     """Index into the B * L positions, or into B * M where there is a decoder beside an encoder."""
     target_ids_T: torch.Tensor
     num_tokens: int
     """Tokens that the network, or its encoder, reads, without padding; a decoder beside it reads one a target."""
+    attention_B1LL: torch.Tensor | None = None
+    """Which position (row) sees which (column)."""
     token_types_BL: torch.Tensor | None = None
     pair_positions_P: torch.Tensor | None = None
     pair_labels_P: torch.Tensor | None = None
@@ -177,6 +177,7 @@ def make_batch(
     *,
     validation: bool = False,
     scored: bool = True,
+    with_mask: bool = True,
     dropout_seed: int | None = None,
 ) -> Batch:
     """One micro batch.
@@ -188,6 +189,7 @@ def make_batch(
         epochs_B: in which epoch each is read.
         validation: fixed masks.
         scored: without it the batch has no targets: what a rank runs beside the others when it has nothing left.
+        with_mask: make `attention_B1LL`, where the network reads it.
         dropout_seed: the seed of the training, where its network has dropout.
     """
     sequences = read_sequences(shards, indices_B, epochs_B)
@@ -198,16 +200,18 @@ def make_batch(
     targets = objective.prepare(sequences, validation=validation)
     segments_BL = targets.segments_BL
     flat_T = np.flatnonzero(targets.mask_BX) if scored else np.zeros(0, dtype=np.int64)
-    arrays = {
+    arrays: dict[str, IntArray | BoolArray | None] = {
         "input_ids_BL": targets.inputs_BL,
         "positions_BL": positions(segments_BL),
-        "attention_B1LL": attention_mask(segments_BL, causal=objective.is_causal, prefix_BL=targets.prefix_BL),
         "target_positions_T": flat_T,
         "target_ids_T": targets.labels_BX.reshape(-1)[flat_T],
         "token_types_BL": targets.token_types_BL,
         "pair_positions_P": _scored(targets.pair_positions_P, scored),
         "pair_labels_P": _scored(targets.pair_labels_P, scored),
     }
+    if with_mask:
+        causal, prefix_BL = objective.is_causal, targets.prefix_BL
+        arrays["attention_B1LL"] = attention_mask(segments_BL, causal=causal, prefix_BL=prefix_BL)
     if targets.decoder is not None:
         segments_BM = targets.decoder.segments_BM
         arrays |= {

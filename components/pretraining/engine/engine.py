@@ -114,6 +114,8 @@ class TrainingEngine:
         if not config.cluster.num_gpus_per_worker:
             reuse_freed_memory()
         self.module = module
+        self.reads_masks: bool = getattr(module, "reads_masks", True)
+        """Whether the network's attention reads the masks of its batches."""
         self.names = dict(module.named_parameters())
         num_parameters = sum(parameter.numel() for parameter in module.parameters())
         told = deepspeed_config(config, world_size, num_parameters)

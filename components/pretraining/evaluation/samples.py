@@ -119,7 +119,14 @@ def make_samples(
     if config.kind == "decoder":
         texts = _continued(engine, shards, objective, config, places)
     else:
-        batch = make_batch(shards, objective, indices_B, np.zeros_like(indices_B), validation=True)
+        batch = make_batch(
+            shards,
+            objective,
+            indices_B,
+            np.zeros_like(indices_B),
+            validation=True,
+            with_mask=engine.reads_masks,
+        )
         if config.kind == "encoder":
             places, texts = _filled_in(engine, batch, places, config.num_samples)
         else:

@@ -172,7 +172,15 @@ def evaluate(engine: TrainingEngine, shards: TokenShards, objective: Objective, 
     for first in range(0, len(batches), world_size):
         scored = first + rank < len(batches)
         indices_B = batches[first + rank] if scored else batches[0]
-        batch = make_batch(shards, objective, indices_B, np.zeros_like(indices_B), validation=True, scored=scored)
+        batch = make_batch(
+            shards,
+            objective,
+            indices_B,
+            np.zeros_like(indices_B),
+            validation=True,
+            scored=scored,
+            with_mask=engine.reads_masks,
+        )
         losses = engine.evaluate(batch.to(engine.device), output="losses").double().cpu().numpy()
         ids_T, sources_T = batch.target_ids_T.numpy(), target_sources(batch, shards, indices_B)
         nats_S += np.bincount(sources_T, losses[: len(ids_T)], minlength=num_sources)

@@ -34,7 +34,7 @@ from components.pretraining.networks.dropout import (
     silence_attention,
 )
 from components.pretraining.networks.init_from import start_problems
-from components.pretraining.networks.runner import Runner, output_layer
+from components.pretraining.networks.runner import Runner, output_layer, reads_masks
 from components.pretraining.networks.sizes import network_sizes
 from infra.energy.flops import shape_of
 from infra.errors import ConfigError, FromzeroError
@@ -132,6 +132,8 @@ class TargetLoss(nn.Module):
         super().__init__()
         self.language_model = language_model
         self.runner = Runner(language_model)
+        self.reads_masks = reads_masks(language_model)
+        """Whether the batches need `attention_B1LL`."""
         self.dropout = hidden_dropout(language_model.config)
         self._dropping: SampleDropout | None = None
         if language_model.is_gradient_checkpointing:
@@ -144,9 +146,9 @@ class TargetLoss(nn.Module):
         Args:
             output: `sums`, a sum for each loss [K]; `losses`, that of each target and then the sums of the other losses
                 [T + K - 1]; `predictions`, the likeliest token of each target, int64 [T].
-            inputs: `input_ids_BL`, `positions_BL` (restart in each document), `attention_B1LL` (bool, who sees whom),
-                `target_positions_T` (index into B * L, of an encoder-decoder B * M), `target_ids_T`;
-                of an encoder-decoder `decoder_input_ids_BM`, `decoder_positions_BM`, `decoder_attention_B1MM`,
+            inputs: `input_ids_BL`, `positions_BL` (restart in each document), where masks are read `attention_B1LL`
+                (bool, who sees whom), `target_positions_T` (index into B * L, of an encoder-decoder B * M),
+                `target_ids_T`; of an encoder-decoder `decoder_input_ids_BM`, `decoder_positions_BM`, `decoder_attention_B1MM`,
                 `cross_attention_B1ML`; for pairs `token_types_BL`, `pair_positions_P` (first token of each document),
                 `pair_labels_P` (0: B follows A); with dropout `sample_keys_B` (int64).
         """

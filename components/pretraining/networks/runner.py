@@ -9,8 +9,8 @@ Every network takes a 4-D mask. What else it needs differs, and this module know
   positions. A row has at least as many positions as its longest document, so all that are wanted are there.
 - Flash attention takes no mask: rows become one row, whose documents it tells apart by positions that restart. Only
   decoders that hand these on get it (engine/hardware.py). So it is with `documents` (document_attention.py), which
-  finds them by the same positions, in any network that hands on what its forward is given; the mask is passed all the
-  same, for without one transformers makes its own.
+  finds them by the same positions, in any network that hands on what its forward is given. Neither reads a mask, so
+  batches need none (`reads_masks`).
 - The head: most of the work of a small network, so it runs on targets alone. Its inside (`features`) is known for the
   usual networks; for others all logits are made, and those of the targets taken.
 
@@ -117,8 +117,6 @@ def model_mask(model: Any, attention_B1LL: torch.Tensor) -> Any:
             return torch.where(mask, 0.0, HIDDEN_SCORE).to(model.dtype)
         return mask
 
-    if model.config._attn_implementation == FLASH:
-        return None
     if model.config.model_type != "modernbert":
         return form(attention_B1LL)
     masks = {"full_attention": form(attention_B1LL)}
@@ -127,6 +125,19 @@ def model_mask(model: Any, attention_B1LL: torch.Tensor) -> Any:
         near_LL = (places[:, None] - places).abs() <= model.config.sliding_window
         masks["sliding_attention"] = form(attention_B1LL & near_LL)
     return masks
+
+
+def reads_masks(model: Any) -> bool:
+    """Whether the network's attention reads a mask, which is quadratic in the length of a row."""
+    return model.config._attn_implementation not in (DOCUMENTS, FLASH)
+
+
+def _unread_mask(model: Any) -> Any:
+    """What stands for the mask where none is read: one number, for without any transformers would make its own."""
+    if model.config._attn_implementation == FLASH:
+        return None
+    mask_1111 = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=model.device)
+    return {"full_attention": mask_1111} if model.config.model_type == "modernbert" else mask_1111
 
 
 def _in_one_row(model: Any, inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
@@ -224,7 +235,9 @@ class Runner:
     def _plain_inputs(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         told: dict[str, Any] = {
             "input_ids": inputs["input_ids_BL"],
-            "attention_mask": model_mask(model, inputs["attention_B1LL"]),
+            "attention_mask": model_mask(model, inputs["attention_B1LL"])
+            if reads_masks(model)
+            else _unread_mask(model),
         }
         if model.config._attn_implementation == DOCUMENTS:
             heads, causal = model.config.num_attention_heads, self.kind == "decoder"

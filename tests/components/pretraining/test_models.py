@@ -11,6 +11,7 @@ import transformers
 
 from components.pretraining.config import KINDS, PretrainConfig
 from components.pretraining.networks import models
+from components.pretraining.networks.document_attention import document_attention
 from components.pretraining.networks.models import TargetLoss, build_model
 from infra.errors import ConfigError
 
@@ -50,8 +51,32 @@ def test_packed_documents_lose_what_transformers_says_of_each_alone(
     model.set_attn_implementation(attention)
     documents = packed.documents(kind, (9, 13, 6, 11, 17))
     batch = packed.pack([documents[:3], documents[3:]], kind, 48)
-    ours = float(TargetLoss(model).eval()(**batch)[0].detach())
+    module = TargetLoss(model).eval()
+    assert module.reads_masks == (attention != "documents")
+    if not module.reads_masks:
+        del batch["attention_B1LL"]
+    ours = float(module(**batch)[0].detach())
     assert ours == pytest.approx(sum(packed.alone(model, kind, document) for document in documents), rel=1e-5)
+
+
+@pytest.mark.parametrize(("architecture", "kind"), [network for network in NETWORKS if network[1] != "encoder_decoder"])
+def test_where_no_mask_is_read_none_is_made(
+    architecture: str, kind: str, packed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By transformers neither: L * L of a row, where the windows of its documents would do."""
+    model = build(architecture, kind)
+    model.set_attn_implementation("documents")
+    seen = []
+
+    def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **told: Any) -> Any:
+        seen.append(attention_mask.numel())
+        return document_attention(module, query, key, value, attention_mask, **told)
+
+    monkeypatch.setitem(transformers.AttentionInterface._global_mapping, "documents", attend)
+    batch = packed.pack([packed.documents(kind, (9, 13, 6))], kind, 48)
+    del batch["attention_B1LL"]
+    TargetLoss(model).eval()(**batch)
+    assert seen == [1, 1]
 
 
 @pytest.mark.parametrize(("architecture", "kind"), NETWORKS)
