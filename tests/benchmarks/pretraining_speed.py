@@ -12,10 +12,8 @@ NAME=RANKSxTHREADS/MICRO, so the best batch shape of a side is found by giving i
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -36,10 +34,9 @@ from components.tokenization.shards import TokenShards
 from infra.cluster.environment import run_environment, variables
 from infra.errors import InfrastructureError
 from infra.journal.step import STOP_NAME
-from tests.benchmarks.ranks import training_job
+from tests.benchmarks.ranks import Processes, training_job
 from tests.benchmarks.turns import Stretch, Turn, Turns, TurnSink, paired
 
-PROJECT = Path(__file__).resolve().parents[2]
 DEFAULT_SIDES = "plain=1x2/8,deepspeed=2x1/8,ours=2x1/8,ray=2x1/8,ray=1x1/8,trainer=2x1/8"
 WARM_UP_TURNS = 1
 NUM_DOCUMENTS, SEQUENCE_LENGTH, VOCAB_SIZE = 60_000, 256, 4096
@@ -105,48 +102,6 @@ def make_data(root: Path) -> Path:
     if not (folder / "token_shards" / "shards.json").is_file():
         make_shards(folder, num_documents=NUM_DOCUMENTS, sequence_length=SEQUENCE_LENGTH, vocab_size=VOCAB_SIZE)
     return folder
-
-
-class Processes:
-    """The ranks of sides without Ray."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._started: list[tuple[str, Path, subprocess.Popen[bytes]]] = []
-
-    def start(self, asked: Asked, told: Mapping[str, Any], port: int) -> None:
-        """Starts the ranks of a side."""
-        work = self.root / "work" / asked.folder
-        work.mkdir(parents=True, exist_ok=True)
-        path = work / "side.json"
-        path.write_text(json.dumps({**told, "work": str(work)}), encoding="utf-8")
-        for rank in range(asked.num_ranks):
-            environment = {**os.environ, **run_environment(), "OMP_NUM_THREADS": str(asked.num_threads)}
-            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(asked.num_ranks)}
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            log = work / f"rank{rank}.log"
-            with log.open("wb") as stream:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "tests.benchmarks.speed_sides", str(path)],
-                    cwd=PROJECT,
-                    env=environment,
-                    stdout=stream,
-                    stderr=subprocess.STDOUT,
-                )
-            self._started.append((asked.name, log, process))
-
-    def check(self) -> None:
-        """Raises if one has ended."""
-        for name, log, process in self._started:
-            if process.poll() is not None:
-                raise RuntimeError(f"{name} has ended: {log}\n{log.read_text(errors='replace')[-2000:]}")
-
-    def stop(self) -> None:
-        """Ends them all."""
-        for _, _, process in self._started:
-            process.kill()
-        for _, _, process in self._started:
-            process.wait()
 
 
 @contextmanager
@@ -217,7 +172,7 @@ def measure(options: argparse.Namespace, sides: Sequence[Asked]) -> dict[str, li
     data = make_data(root)
     tokens = Tokens(data, options.batch)
     address = str(Path(tempfile.mkdtemp()) / "turns")
-    turns, processes = Turns(address), Processes(root)
+    turns, processes = Turns(address), Processes()
     rates: dict[str, list[float]] = {side.name: [] for side in sides}
     ray_sides = [side for side in sides if side.kind == "ray"]
     with ExitStack() as stack:
@@ -225,7 +180,7 @@ def measure(options: argparse.Namespace, sides: Sequence[Asked]) -> dict[str, li
         for number, side in enumerate(one for one in sides if one.kind != "ray"):
             told = {"kind": side.kind, "name": side.name, "config": side.config(options).model_dump(mode="json")}
             told |= {"data": str(data), "address": address}
-            processes.start(side, told, 29600 + number)
+            processes.start(root / "work" / side.folder, side.num_ranks, side.num_threads, told, 29600 + number)
         if ray_sides:
             stack.enter_context(variables(run_environment()))
             stack.enter_context(under_ray(ray_sides, options, data, root, address))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from infra.cluster.environment import run_environment
 
 if TYPE_CHECKING:
     from components.pretraining.config import PretrainConfig
@@ -39,6 +42,54 @@ def run(module: str, arguments: Sequence[str], num_ranks: int, store: Path) -> N
             process.kill()
     if any(codes):
         raise RuntimeError(f"{module}: {num_ranks} ranks ended with {codes}")
+
+
+class Processes:
+    """The ranks of sides that take turns (`speed_sides.py`), without Ray."""
+
+    def __init__(self) -> None:
+        self._started: list[tuple[str, Path, subprocess.Popen[bytes]]] = []
+
+    def start(self, work: Path, num_ranks: int, num_threads: int, told: Mapping[str, Any], port: int) -> None:
+        """Starts the ranks of a side.
+
+        Args:
+            work: its folder.
+            num_ranks: how many.
+            num_threads: of each.
+            told: what the side is told beside its folder.
+            port: of their rendezvous.
+        """
+        work.mkdir(parents=True, exist_ok=True)
+        path = work / "side.json"
+        path.write_text(json.dumps({**told, "work": str(work)}), encoding="utf-8")
+        for rank in range(num_ranks):
+            environment = {**os.environ, **run_environment(), "OMP_NUM_THREADS": str(num_threads)}
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks)}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            log = work / f"rank{rank}.log"
+            with log.open("wb") as stream:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "tests.benchmarks.speed_sides", str(path)],
+                    cwd=PROJECT,
+                    env=environment,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                )
+            self._started.append((told["name"], log, process))
+
+    def check(self) -> None:
+        """Raises if one has ended."""
+        for name, log, process in self._started:
+            if process.poll() is not None:
+                raise RuntimeError(f"{name} has ended: {log}\n{log.read_text(errors='replace')[-2000:]}")
+
+    def stop(self) -> None:
+        """Ends them all."""
+        for _, _, process in self._started:
+            process.kill()
+        for _, _, process in self._started:
+            process.wait()
 
 
 @contextmanager

@@ -56,7 +56,8 @@ class Side:
 class Batches:
     """The micro batches of any step, for one rank."""
 
-    def __init__(self, config: PretrainConfig, data: Path, rank: int, world_size: int) -> None:
+    def __init__(self, config: PretrainConfig, data: Path, rank: int, world_size: int, *, with_mask: bool) -> None:
+        self.with_mask = with_mask
         self.shards = TokenShards(data / "token_shards", "train")
         self.objective = make_objective(config, self.shards, data / "tokenizer")
         self.sampler = Sampler(
@@ -76,6 +77,7 @@ class Batches:
                 self.objective,
                 indices_G[at : at + self.micro],
                 epochs_G[at : at + self.micro],
+                with_mask=self.with_mask,
             )
             for at in starts
         ]
@@ -100,7 +102,7 @@ def bare_deepspeed(side: Side) -> None:
     """(d) DeepSpeed set up as ours is, and nothing around it: no counts, no logs, no checks of the loss."""
     rank, world_size = _join()
     engine = TrainingEngine(TargetLoss(language_model(side.config, side.data)), side.config, world_size)
-    batches = Batches(side.config, side.data, rank, world_size)
+    batches = Batches(side.config, side.data, rank, world_size, with_mask=engine.reads_masks)
     num_targets = sum(batch.num_targets_K[0] for batch in batches.step(0)) * world_size
     weights_K = torch.tensor([1.0 / num_targets])
 
@@ -190,7 +192,7 @@ class Rows(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
     """Rows of all ranks in the order in which `Trainer` deals micro batches to ranks: in turn."""
 
     def __init__(self, config: PretrainConfig, data: Path, world_size: int, dtype: torch.dtype) -> None:
-        self.parts = [Batches(config, data, rank, world_size) for rank in range(world_size)]
+        self.parts = [Batches(config, data, rank, world_size, with_mask=True) for rank in range(world_size)]
         self.dtype = torch.bfloat16 if config.precision == "bf16" else dtype
         self.steps = config.steps
 

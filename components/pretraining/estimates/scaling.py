@@ -175,7 +175,13 @@ def checkpoint_bytes(config: PretrainConfig, vocab_size: int, stage: int, num_ra
 
 
 def step_seconds(
-    config: PretrainConfig, vocab_size: int, num_ranks: int, flops_per_second: float, layer_seconds: float = 0.0
+    config: PretrainConfig,
+    vocab_size: int,
+    num_ranks: int,
+    flops_per_second: float,
+    *,
+    layer_seconds: float = 0.0,
+    layer_token_seconds: float = 0.0,
 ) -> float:
     """Seconds of one optimizer step without communication.
 
@@ -184,11 +190,13 @@ def step_seconds(
         vocab_size: tokens of the tokenizer.
         num_ranks: N.
         flops_per_second: of a worker, its peak times its MFU.
-        layer_seconds: what a layer of a micro batch costs whatever its size: kernels that start, hooks, small
-            operators. A GPU of a large model hides it; a core that trains 4 layers of width 256 spends two fifths of
-            its time in it (tests/benchmarks/LOG.md). Embeddings and head count as one more layer.
+        layer_seconds: what a layer costs each micro batch whatever its size: kernels that start, hooks.
+        layer_token_seconds: what a layer costs each token whatever its width. A large model on a GPU hides both; a
+            core that trains 4 layers of width 256 spends half of its time in them (tests/benchmarks/LOG.md).
+            Embeddings and head count as one more layer.
     """
-    layers = network_sizes(config, vocab_size).num_layers * (2 if config.kind == "encoder_decoder" else 1)
-    micro_batches = config.global_batch_size // num_ranks // micro_batch_size(config, num_ranks)
+    layers = network_sizes(config, vocab_size).num_layers * (2 if config.kind == "encoder_decoder" else 1) + 1
+    sequences = config.global_batch_size // num_ranks
+    micro_batches, tokens = sequences // micro_batch_size(config, num_ranks), sequences * config.sequence_length
     compute = step_flops(config, vocab_size) / (num_ranks * flops_per_second)
-    return compute + micro_batches * (layers + 1) * layer_seconds
+    return compute + layers * (micro_batches * layer_seconds + tokens * layer_token_seconds)

@@ -146,9 +146,9 @@ class TargetLoss(nn.Module):
         Args:
             output: `sums`, a sum for each loss [K]; `losses`, that of each target and then the sums of the other losses
                 [T + K - 1]; `predictions`, the likeliest token of each target, int64 [T].
-            inputs: `input_ids_BL`, `positions_BL` (restart in each document), where masks are read `attention_B1LL`
-                (bool, who sees whom), `target_positions_T` (index into B * L, of an encoder-decoder B * M),
-                `target_ids_T`; of an encoder-decoder `decoder_input_ids_BM`, `decoder_positions_BM`, `decoder_attention_B1MM`,
+            inputs: `input_ids_BL`, `positions_BL` (restart in each document), `target_positions_T` (index into B * L,
+                or B * M behind an encoder), `target_ids_T`; where masks are read, `attention_B1LL` (bool: who sees
+                whom); of an encoder-decoder `decoder_input_ids_BM`, `decoder_positions_BM`, `decoder_attention_B1MM`,
                 `cross_attention_B1ML`; for pairs `token_types_BL`, `pair_positions_P` (first token of each document),
                 `pair_labels_P` (0: B follows A); with dropout `sample_keys_B` (int64).
         """

@@ -233,12 +233,8 @@ class Runner:
         return encoded_BLD
 
     def _plain_inputs(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        told: dict[str, Any] = {
-            "input_ids": inputs["input_ids_BL"],
-            "attention_mask": model_mask(model, inputs["attention_B1LL"])
-            if reads_masks(model)
-            else _unread_mask(model),
-        }
+        mask = model_mask(model, inputs["attention_B1LL"]) if reads_masks(model) else _unread_mask(model)
+        told: dict[str, Any] = {"input_ids": inputs["input_ids_BL"], "attention_mask": mask}
         if model.config._attn_implementation == DOCUMENTS:
             heads, causal = model.config.num_attention_heads, self.kind == "decoder"
             told["documents"] = Windows.of(inputs["positions_BL"], causal=causal, num_heads=heads, dtype=model.dtype)

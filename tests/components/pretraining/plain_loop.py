@@ -41,7 +41,9 @@ def plain_loop(config: PretrainConfig, data: Path) -> Iterator[float]:
         indices_G, epochs_G = sampler.global_batch(step)
         size = config.micro_batch_size_per_rank
         batches = [
-            make_batch(shards, objective, indices_G[at : at + size], epochs_G[at : at + size])
+            make_batch(
+                shards, objective, indices_G[at : at + size], epochs_G[at : at + size], with_mask=module.reads_masks
+            )
             for at in range(0, len(indices_G), size)
         ]
         num_targets, total = sum(batch.num_targets_K[0] for batch in batches), 0.0
