@@ -1,11 +1,12 @@
 """Bytes that a rank keeps of one micro batch between the forward and the backward pass, by formula.
 
 After Korthikanti et al. 2022 (arXiv:2205.05198, section 4), who count 34 D + 5 H L bytes a token for a layer of GPT-2
-in 16 bits with dropout. The terms here are those of the layers as transformers 5 computes them, without dropout:
-tensors of width D and F, and for eager attention matrices of L x L for each head. For BERT that is 8 D + 2 F + H L
-elements, with F = 4 D 32 D + 2 H L bytes: Korthikanti's without the masks of dropout (2 D), its output (2 H L) and
-mask (H L). RMS norms and eager softmax are computed in fp32, which those terms hold apart. The tests compare with what
-autograd really saves (torch.autograd.graph.saved_tensors_hooks): a layer to 0.1 %, a whole network to 4 %.
+in 16 bits with dropout. The terms here are those of the layers as transformers 5 computes them: tensors of width D and
+F, and for eager attention matrices of L x L for each head. Without dropout that is 8 D + 2 F + H L elements for BERT,
+with F = 4 D 32 D + 2 H L bytes: Korthikanti's without the masks of dropout (2 D), its output (2 H L) and mask (H L).
+Dropout keyed by sample (dropout.py) keeps its factors in the training's precision, 4 D bytes. RMS norms and eager
+softmax are computed in fp32, which those terms hold apart. The tests compare with what autograd really saves
+(torch.autograd.graph.saved_tensors_hooks): a layer to 0.1 %, a whole network to 4 %.
 
 Eager attention of 4 heads at 128 tokens is a fifth of a layer of width 256; at 1,024 tokens it is two thirds, and SDPA
 has none of it. Attention within documents keeps L x L for documents as long as their rows, which is what is counted,
@@ -62,35 +63,51 @@ class Layer:
     norms: int = 2
     head_norms: int = 0
     """RMS norms of each head."""
+    dropped: int = 0
+    """[D] in the training's precision, where there is dropout,"""
+    dropped_inner: int = 0
+    """and [F]."""
 
 
 LAYERS: Mapping[Architecture, Layer] = {
     "llama": Layer(wide=8, wide_fp32=2, inner=4, scores=1, scores_fp32=1),
     "qwen3": Layer(wide=10, wide_fp32=4, inner=4, scores=1, scores_fp32=1, head_norms=2),
-    "gpt2": Layer(wide=8, inner=2, scores=1),
-    "bert": Layer(wide=8, inner=2, scores=1),
-    "modernbert": Layer(wide=8, inner=4, scores=1, wide_sdpa=2),
-    "t5": Layer(wide=6, wide_fp32=4, inner=7, scores=1, wide_sdpa=3, scores_sdpa=2),
-    "bart": Layer(wide=8, inner=2, scores=1),
+    "gpt2": Layer(wide=8, inner=2, scores=1, dropped=2),
+    "bert": Layer(wide=8, inner=2, scores=1, dropped=2),
+    "modernbert": Layer(wide=8, inner=4, scores=1, wide_sdpa=2, dropped_inner=1),
+    "t5": Layer(wide=6, wide_fp32=4, inner=7, scores=1, wide_sdpa=3, scores_sdpa=2, dropped=2, dropped_inner=1),
+    "bart": Layer(wide=8, inner=2, scores=1, dropped=2),
 }
 """Of the one side, or of the encoder."""
 DECODER_LAYERS: Mapping[Architecture, Layer] = {
-    "t5": Layer(wide=9, wide_fp32=6, inner=7, scores=1, norms=3, wide_sdpa=3, scores_sdpa=2, attentions=2, cross=2),
-    "bart": Layer(wide=12, inner=2, scores=1, norms=3, attentions=2, cross=2),
+    "t5": Layer(
+        wide=9,
+        wide_fp32=6,
+        inner=7,
+        scores=1,
+        norms=3,
+        wide_sdpa=3,
+        scores_sdpa=2,
+        attentions=2,
+        cross=2,
+        dropped=3,
+        dropped_inner=1,
+    ),
+    "bart": Layer(wide=12, inner=2, scores=1, norms=3, attentions=2, cross=2, dropped=3),
 }
 """Of the decoder of an encoder-decoder, cross-attention included; its scores are [H, M] and [H, L]."""
 
-ENDS: Mapping[Architecture, tuple[int, int, int]] = {
-    "llama": (1, 1, 1),
-    "qwen3": (1, 1, 1),
-    "gpt2": (1, 0, 1),
-    "bert": (1, 0, 4),
-    "modernbert": (2, 0, 4),
-    "t5": (1, 1, 1),
-    "bart": (1, 0, 1),
+ENDS: Mapping[Architecture, tuple[int, int, int, int]] = {
+    "llama": (1, 1, 1, 0),
+    "qwen3": (1, 1, 1, 0),
+    "gpt2": (1, 0, 1, 1),
+    "bert": (1, 0, 4, 1),
+    "modernbert": (2, 0, 4, 1),
+    "t5": (1, 1, 1, 2),
+    "bart": (1, 0, 1, 1),
 }
 """Outside of the layers, the norms after the embeddings and before the head: tensors of [D] for each token in the
-training's precision and in fp32; and in the head of [D] for each target."""
+training's precision and in fp32; in the head of [D] for each target; and again for each token, of dropout."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +168,8 @@ def activation_bytes(config: PretrainConfig, vocab_size: int, num_ranks: int) ->
         layer += layer_bytes(config, model, DECODER_LAYERS[config.architecture], decoded, decoded + length)
         inputs += size * decoded * model.hidden_size
     kept = inputs if config.activation_checkpointing else layer
-    wide, wide_fp32, wide_head = ENDS[config.architecture]
+    wide, wide_fp32, wide_head, dropped = ENDS[config.architecture]
+    wide += dropped if model.dropout else 0
     ends = (length + decoded) * (size * wide + FP32_BYTES * wide_fp32) * model.hidden_size
     rows = network_vocab_size(config, vocab_size)
     logits = batch * targets * rows
@@ -179,7 +197,8 @@ def layer_bytes(config: PretrainConfig, model: ModelConfig, layer: Layer, length
     size = 2 if is_low else 4
     inner = model.intermediate_size or feed_forward_size(config.architecture, model.hidden_size)
     attention = attention_implementation(config, config.architecture)
-    width = size * layer.wide + FP32_BYTES * layer.wide_fp32
+    drops = int(model.dropout > 0)
+    width = size * (layer.wide + drops * layer.dropped) + FP32_BYTES * layer.wide_fp32
     # an RMS norm has one number, in fp32; a layer norm two, in the training's precision
     statistics = (FP32_BYTES if layer.wide_fp32 else 2 * size) * layer.norms
     statistics += FP32_BYTES * layer.head_norms * model.num_heads
@@ -195,4 +214,5 @@ def layer_bytes(config: PretrainConfig, model: ModelConfig, layer: Layer, length
         width += size * layer.wide_sdpa
         scores = FP32_BYTES * model.num_heads * layer.attentions + (size * seen if attention == "sdpa" else 0)
     across = size * layer.cross * model.hidden_size * (seen - length)
-    return across + length * (width * model.hidden_size + size * layer.inner * inner + statistics + scores)
+    inner *= size * (layer.inner + drops * layer.dropped_inner)
+    return across + length * (width * model.hidden_size + inner + statistics + scores)

@@ -16,6 +16,7 @@ from components.pretraining.estimates.activations import (
     LAYERS,
     MAX_LOGITS,
     activation_bytes,
+    decoder_length,
     layer_bytes,
 )
 from components.pretraining.networks import cross_entropy, document_attention
@@ -181,6 +182,33 @@ def test_a_whole_network_saves_what_is_predicted(architecture: str, checkpointin
         )
     told = activation_bytes(config, VOCAB, num_ranks=1)
     assert told.saved == pytest.approx(saved.num_bytes, rel=0.04)
+
+
+def saved_by_the_module(config: PretrainConfig, packed: Any) -> int:
+    """Of two sequences of 48 tokens."""
+    model = build_model(config, VOCAB, {"pad": 0, "bos": 2, "eos": 3})
+    module = TargetLoss(model).to(DTYPES[config.precision]).train()
+    documents = packed.documents(config.kind, (48, 48))
+    decoder_width = round(decoder_length(config))
+    batch = packed.pack([[document] for document in documents], config.kind, 48, decoder_width=decoder_width)
+    saved = Saved(module)
+    with saved.hooks:
+        module(**batch, sample_keys_B=torch.arange(2))
+    return saved.num_bytes
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "t5", "bart"])
+def test_dropout_saves_what_is_predicted(architecture: str, precision: str, packed: Any) -> None:
+    measured, told = [], []
+    for dropout in (0.0, 0.1):
+        model = {"architecture": architecture, "hidden_size": 96, "num_heads": 3, "intermediate_size": 160}
+        config = training(architecture, precision=precision, model={**model, "num_layers": 3, "dropout": dropout})
+        if architecture == "t5":  # half as many targets as tokens, a whole number
+            config = config.model_copy(update={"masking_rate": 0.375, "mean_span_length": 3.0})
+        measured.append(saved_by_the_module(config, packed))
+        told.append(activation_bytes(config, VOCAB, num_ranks=1).saved)
+    assert told[1] - told[0] == pytest.approx(measured[1] - measured[0], rel=1e-3)
 
 
 def test_bert_is_korthikanti_without_dropout() -> None:
