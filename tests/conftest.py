@@ -20,29 +20,32 @@ apply(run_environment())
 
 ON_A_SERVER = ("mlflow_server: MlflowServer", "store: Destination")
 """How test files ask for the MLflow server, which takes a while to start."""
+SHARED = {"the smoke run": ("smoke: Smoke",), "the MLflow server": ON_A_SERVER}
+"""What a process makes once for all test files that ask for it."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Deals the fast tests out by file to the processes that `make test` has, those on a server to the same one.
+    """Deals the tests out by file to the processes that `make test` has; files that share what is slow to make go
+    together.
 
     Not `--dist loadgroup`, which does nothing with pytest 9.2 (pytest-xdist 3.8).
     """
     from xdist.scheduler import LoadFileScheduling
 
-    class ByServer(LoadFileScheduling):
+    class ByShared(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = str(super()._split_scope(nodeid))
-            return "MLflow server" if is_on_a_server(config.rootpath / path) else path
+            return next((name for name, asked in SHARED.items() if asks(config.rootpath / path, asked)), path)
 
-    return ByServer(config, log)
+    return ByShared(config, log)
 
 
 @functools.cache
-def is_on_a_server(path: Path) -> bool:
-    """Whether tests of this file use the MLflow server."""
+def asks(path: Path, how: tuple[str, ...]) -> bool:
+    """Whether tests of this file ask for something in one of these ways."""
     text = path.read_text("utf-8")
-    return any(asked in text for asked in ON_A_SERVER)
+    return any(one in text for one in how)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             return 3
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             return 2
-        return int(is_on_a_server(item.path))
+        return int(asks(item.path, ON_A_SERVER))
 
     items.sort(key=cost)
 
