@@ -29,6 +29,7 @@ TINY = [
     "prompt.permuted_control=false",
     "corpus.sample_fraction=1",
     "task.sample_fraction=1",
+    "cluster.num_workers=1",
 ]
 
 
