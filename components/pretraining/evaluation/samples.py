@@ -28,10 +28,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from components.pretraining.batches import Batch, make_batch
+from components.pretraining.batches import Batch
 from components.pretraining.config import Kind, PretrainConfig
 from components.pretraining.engine.engine import TrainingEngine
-from components.pretraining.evaluation.validation import document_numbers, validation_indices
+from components.pretraining.evaluation.validation import document_numbers, validation_batch, validation_indices
 from components.pretraining.export import SAMPLES_NAME
 from components.pretraining.objectives.objective import Objective, Vocabulary
 from components.pretraining.training import Training
@@ -119,14 +119,7 @@ def make_samples(
     if config.kind == "decoder":
         texts = _continued(engine, shards, objective, config, places)
     else:
-        batch = make_batch(
-            shards,
-            objective,
-            indices_B,
-            np.zeros_like(indices_B),
-            validation=True,
-            with_mask=engine.reads_masks,
-        )
+        batch = validation_batch(engine, shards, objective, indices_B)
         if config.kind == "encoder":
             places, texts = _filled_in(engine, batch, places, config.num_samples)
         else:

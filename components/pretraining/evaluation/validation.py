@@ -154,6 +154,14 @@ def target_sources(batch: Batch, shards: TokenShards, indices_B: IntArray) -> In
     return found_T
 
 
+def validation_batch(
+    engine: TrainingEngine, shards: TokenShards, objective: Objective, indices_B: IntArray, *, scored: bool = True
+) -> Batch:
+    """Validation sequences with fixed masks, as the engine's network reads them; the arguments are `make_batch`'s."""
+    epochs_B, with_mask = np.zeros_like(indices_B), engine.reads_masks
+    return make_batch(shards, objective, indices_B, epochs_B, validation=True, scored=scored, with_mask=with_mask)
+
+
 def evaluate(engine: TrainingEngine, shards: TokenShards, objective: Objective, config: PretrainConfig) -> Evaluation:
     """Scores validation sequences. All ranks call it and get the same.
 
@@ -172,15 +180,7 @@ def evaluate(engine: TrainingEngine, shards: TokenShards, objective: Objective, 
     for first in range(0, len(batches), world_size):
         scored = first + rank < len(batches)
         indices_B = batches[first + rank] if scored else batches[0]
-        batch = make_batch(
-            shards,
-            objective,
-            indices_B,
-            np.zeros_like(indices_B),
-            validation=True,
-            scored=scored,
-            with_mask=engine.reads_masks,
-        )
+        batch = validation_batch(engine, shards, objective, indices_B, scored=scored)
         losses = engine.evaluate(batch.to(engine.device), output="losses").double().cpu().numpy()
         ids_T, sources_T = batch.target_ids_T.numpy(), target_sources(batch, shards, indices_B)
         nats_S += np.bincount(sources_T, losses[: len(ids_T)], minlength=num_sources)
