@@ -8,10 +8,11 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from components.corpus.filters import FilterConfig
+from components.corpus.rows import Columns, Document, ReadLimits
 from infra.journal.config import FrozenConfig, execution_field
 from infra.storage.raw import RawFormat
 
-_FORMAT = "text (a line a document), jsonl, parquet or csv; without it, from the file's name"
+_FORMAT = "text, jsonl, csv, parquet or arrow; without it, from the file's name"
 
 
 def _name(label: Any) -> Any:
@@ -19,7 +20,28 @@ def _name(label: Any) -> Any:
     return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
 
 
-class TaskConfig(FrozenConfig):
+class ReadingConfig(FrozenConfig):
+    """What a file may take of memory and time."""
+
+    max_document_bytes: int = Field(
+        64 << 20,
+        ge=1,
+        le=1 << 30,
+        description="bytes of a document, as the line, record or value that it is; longer ones are rejects and are "
+        "never in memory whole",
+    )
+    max_decompressed_bytes: int = execution_field(
+        64 << 30,
+        ge=1,
+        description="bytes that a compressed file may decompress to, for 1 MB may hold terabytes; more is an error",
+    )
+
+    def limits(self, where: str) -> ReadLimits:
+        """The same for readers; `where`: the part of the config that has the keys, for messages."""
+        return ReadLimits(self.max_document_bytes, self.max_decompressed_bytes, where)
+
+
+class TaskConfig(ReadingConfig):
     """Labelled data: one text and one label a row."""
 
     train: str = execution_field(description="file, folder or glob of the training rows, or of all rows")
@@ -61,6 +83,13 @@ class SourceConfig(FrozenConfig):
     path: str = execution_field(description="file, folder or glob")
     format: RawFormat | None = execution_field(None, description=_FORMAT)
     text_column: str = Field("text", min_length=1, description="field of the text; plain text files have none")
+    id_column: str | None = Field(
+        None, min_length=1, description="field of the document's id in its source, kept as original_id"
+    )
+    license_column: str | None = Field(
+        None, min_length=1, description="field of the document's licence, where documents have one each"
+    )
+    document: Document = Field("line", description="what a document of a plain text file is: line, paragraph or file")
     weight: float = Field(
         1.0, gt=0, le=100, description="how often each training document is packed; 1.5 packs half of them twice"
     )
@@ -71,8 +100,13 @@ class SourceConfig(FrozenConfig):
         description="name in reports; without it, source0, source1, ... by position",
     )
 
+    @property
+    def columns(self) -> Columns:
+        """The fields to read."""
+        return Columns(text=self.text_column, id=self.id_column, license=self.license_column)
 
-class CorpusConfig(FrozenConfig):
+
+class CorpusConfig(ReadingConfig):
     """Text to pretrain on."""
 
     sources: tuple[SourceConfig, ...] = Field(..., min_length=1, description="where the text comes from")

@@ -14,7 +14,8 @@ import pyarrow as pa
 from components.corpus.filters import FilterConfig
 from components.corpus.normalise import ID_BYTES, clean, cleaned_digest, is_unicode, unit_interval
 from components.corpus.readers import read_rows
-from components.corpus.rows import Reason, Row, excerpt
+from components.corpus.rows import Columns, Document, ReadLimits, Reason, Row, excerpt
+from components.corpus.units import Unit
 from infra.errors import DataError, FromzeroError, StorageError
 from infra.storage.raw import RawFile
 
@@ -41,7 +42,9 @@ class ReadTask:
     index: int
     """Position of the file among all files of the step."""
     file: RawFile
-    text_column: str
+    columns: Columns
+    limits: ReadLimits
+    document: Document
     collapse_whitespace: bool
     filters: tuple[FilterConfig, ...]
     sample_fraction: float
@@ -59,7 +62,7 @@ def prepare(row: Row, *, collapse_whitespace: bool = True, sample_fraction: floa
     digest = cleaned_digest(text)
     if sample_fraction < 1 and unit_interval(digest, "sample") >= sample_fraction:
         return replace(row, text=excerpt(text), reason=Reason.NOT_SAMPLED), digest
-    return Row(row.number, text, row.label), digest
+    return replace(row, text=text), digest
 
 
 def examine(task: ReadTask) -> Iterator[pa.Table]:
@@ -76,7 +79,7 @@ def examine(task: ReadTask) -> Iterator[pa.Table]:
 
 
 def _examined_rows(task: ReadTask) -> Iterator[tuple[Row, bytes]]:
-    for raw in read_rows(task.file, task.text_column):
+    for raw in read_rows(Unit(file=task.file), task.columns, task.limits, task.document):
         row, digest = prepare(raw, collapse_whitespace=task.collapse_whitespace, sample_fraction=task.sample_fraction)
         if row.reason is None:
             for filter_ in task.filters:

@@ -38,7 +38,7 @@ class LongLine:
     @property
     def shown(self) -> str:
         """Its start as text."""
-        return self.start[: 4 * EXCERPT_CHARACTERS].decode(errors="replace")
+        return start_of(self.start)
 
 
 Block = bytes | LongLine
@@ -54,18 +54,20 @@ class Utf8Lines:
         self._num_bad = 0
         self._first: tuple[int, bytes] | None = None
 
-    def decode(self, block: bytes, offset: int) -> list[str | bytes]:
-        """The lines of a block that lies at byte `offset`; those that are not UTF-8 stay bytes."""
+    def decode(self, block: bytes) -> list[str] | None:
+        """The lines of a block; None where one is not UTF-8: see `decode_each`."""
         try:
-            good = block.decode().split("\n")
-            self.count_good(len(good) - good.count(""))
-            return list[str | bytes](good)
+            lines = block.decode().split("\n")
         except UnicodeDecodeError:
-            lines: list[str | bytes] = []
-            for line in block.split(b"\n"):
-                lines.append(self.decode_line(line, offset))
-                offset += len(line) + 1
-            return lines
+            return None
+        self._num_lines += len(lines) - lines.count("")
+        return lines
+
+    def decode_each(self, block: bytes, offset: int) -> Iterator[str | bytes]:
+        """The lines of a block that lies at byte `offset`; those that are not UTF-8 stay bytes."""
+        for line in block.split(b"\n"):
+            yield self.decode_line(line, offset)
+            offset += len(line) + 1
 
     def decode_line(self, line: bytes, offset: int) -> str | bytes:
         """One line."""
@@ -106,6 +108,11 @@ def _guess(line: bytes) -> str:
     except UnicodeDecodeError:
         return "WINDOWS-1252"
     return "GB18030"
+
+
+def start_of(line: bytes) -> str:
+    """What there is to show of a line that is not UTF-8."""
+    return line[: 4 * EXCERPT_CHARACTERS].decode(errors="backslashreplace")
 
 
 def read_blocks(unit: Unit, limits: ReadLimits, utf8: Utf8Lines) -> Iterator[tuple[int, Block]]:

@@ -119,7 +119,13 @@ class RowBatcher:
         self._batch = RowBatch()
 
     def add(
-        self, text: str, *, reason: str | None = None, label: str = "", id: str | None = None, license: str | None = None
+        self,
+        text: str,
+        *,
+        reason: str | None = None,
+        label: str = "",
+        id: str | None = None,
+        license: str | None = None,
     ) -> None:
         """One row; the text of a rejected one is cut to an excerpt."""
         self.num_rows += 1

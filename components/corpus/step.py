@@ -75,7 +75,9 @@ def make_corpus(config: CorpusConfig, inputs: Mapping[str, Artifact], context: S
         ReadTask(
             index=index,
             file=item.file,
-            text_column=config.sources[item.source].text_column,
+            columns=config.sources[item.source].columns,
+            limits=config.limits("corpus"),
+            document=config.sources[item.source].document,
             collapse_whitespace=config.collapse_whitespace,
             filters=config.filters,
             sample_fraction=config.sample_fraction,

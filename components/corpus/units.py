@@ -9,14 +9,17 @@ hold any line), Arrow streams, and text whose documents are not lines are one un
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.corpus.arrow_layout import LayoutError, file_blocks, is_file
 from components.corpus.rows import Document
+from infra.errors import DataError
 from infra.storage.raw import RawFile
 
 UNIT_BYTES = 32 << 20
@@ -63,7 +66,7 @@ def units_of(file: RawFile, document: Document = "line", unit_bytes: int = UNIT_
 
 
 def _between(file: RawFile, cuts: Sequence[int]) -> tuple[Unit, ...]:
-    return tuple(Unit(file=file, start=start, end=end) for start, end in zip(cuts[:-1], cuts[1:], strict=True))
+    return tuple(Unit(file=file, start=start, end=end) for start, end in itertools.pairwise(cuts))
 
 
 def _cuts(sizes: Sequence[int], unit_bytes: int) -> list[int]:
@@ -79,25 +82,19 @@ def _cuts(sizes: Sequence[int], unit_bytes: int) -> list[int]:
 
 def _sizes(file: RawFile) -> list[int]:
     """Bytes of each row group or record batch, from the footer; none where there is no sound footer."""
-    with contextlib.suppress(pa.ArrowException, FileNotFoundError), _opened(file) as source:
+    damage = (pa.ArrowException, LayoutError, DataError, FileNotFoundError, MemoryError)
+    with contextlib.suppress(*damage), file.open_seekable() as source:
+        if file.format == "arrow":
+            return [block.body_bytes for block in file_blocks(source)[1]] if is_file(source) else []
         try:
-            if file.format == "parquet":
-                metadata = pq.read_metadata(source)
-                return [_group_bytes(metadata.row_group(index)) for index in range(metadata.num_row_groups)]
-            num_batches = pa.ipc.open_file(source).num_record_batches  # their sizes pyarrow does not tell
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            return []  # pyarrow raises a bare OSError for damaged data
-        return [file.num_bytes // num_batches] * num_batches if num_batches else []
+            metadata = pq.read_metadata(source)
+        except OSError as error:  # pyarrow raises a bare one for damaged data
+            if error.errno is None:
+                return []
+            raise
+        return [_group_bytes(metadata.row_group(index)) for index in range(metadata.num_row_groups)]
     return []
 
 
 def _group_bytes(group: Any) -> int:
     return sum(int(group.column(index).total_compressed_size) for index in range(group.num_columns))
-
-
-@contextlib.contextmanager
-def _opened(file: RawFile) -> Iterator[Any]:
-    with file.open_seekable() as source:
-        yield source

@@ -217,7 +217,9 @@ def digest_file(path: Path, where: str = "", digests: DigestCache | None = None)
     try:
         return digests.sha256(path) if digests else sha256(path)
     except OSError as error:
-        raise UserError(f"{where + ': ' if where else ''}{shown(str(path))} cannot be read: {error.strerror}") from error
+        raise UserError(
+            f"{where + ': ' if where else ''}{shown(str(path))} cannot be read: {error.strerror}"
+        ) from error
 
 
 def _known(path: Path) -> bool:

@@ -39,7 +39,8 @@ def find(
     """The objects that `pattern` names, ordered by URI, and whether it is a folder.
 
     Args:
-        pattern: URI of an object, a folder or a glob (`*` within a folder, `**` over folders); or of one file of the web.
+        pattern: URI of an object, a folder or a glob (`*` within a folder, `**` over folders), or of one file of the
+            web.
         where: the config key, for messages.
         is_wanted: whether an object of a folder counts, by its name.
         digests: known digests; without them every object is read.

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from components.corpus.readers import read_rows
+from components.corpus.rows import Columns
+from components.corpus.units import Unit
 from infra.errors import DataError, StorageError, UserError
 from infra.storage import raw
 from infra.storage.digests import DigestCache
@@ -25,6 +27,10 @@ TEXTS = {
     "texts/.partial/d.txt": b"not whole\n",
     "texts2/e.txt": b"elsewhere\n",
 }
+
+
+def texts_of(file: RawFile) -> list[str]:
+    return [row.text for row in read_rows(Unit(file=file), Columns())]
 
 
 @pytest.fixture
@@ -105,15 +111,15 @@ def test_rows_are_read_from_one_copy_a_machine_and_a_changed_object_is_refused(
     (one,), (packed,) = resolve("texts/a.jsonl")[0], resolve("texts/b.jsonl.gz")[0]
     copies = tmp_path / "root" / "cache" / "raw"
     assert not copies.exists()  # a plan keeps nothing
-    assert [row.text for row in read_rows(one, "text")] == ["one"]
-    assert [row.text for row in read_rows(packed, "text")] == ["two"]
+    assert texts_of(one) == ["one"]
+    assert texts_of(packed) == ["two"]
     assert {path.name for path in copies.iterdir()} == {one.digest, packed.digest}
     bucket.delete("texts/b.jsonl.gz")
-    assert [row.text for row in read_rows(packed, "text")] == ["two"]  # it is here
+    assert texts_of(packed) == ["two"]  # it is here
     (copies / one.digest).write_bytes(b"damaged")
-    assert [row.text for row in read_rows(one, "text")] == ["one"]  # and fetched again where it is not sound
+    assert texts_of(one) == ["one"]  # and fetched again where it is not sound
     (copies / one.digest).unlink()
     bucket.write("texts/a.jsonl", b'{"text": "ONE"}\n')
     with pytest.raises(DataError, match=r"s3://.*/a.jsonl: has changed since the run was planned"):
-        list(read_rows(one, "text"))
+        texts_of(one)
     assert {path.name for path in copies.iterdir()} == {packed.digest}
