@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from components.corpus.decontamination import DecontaminationConfig
 from components.corpus.filters import FilterConfig
 from components.corpus.rows import Columns, Document, ReadLimits
 from infra.journal.config import FrozenConfig, execution_field
@@ -93,7 +94,10 @@ class SourceConfig(FrozenConfig):
     weight: float = Field(
         1.0, gt=0, le=100, description="how often each training document is packed; 1.5 packs half of them twice"
     )
-    license: str | None = Field(None, description="licence of the text; it travels in the corpus' sources.json")
+    license: str | None = Field(None, description="licence of the text; it travels with each of its documents")
+    filters: tuple[FilterConfig, ...] | None = Field(
+        None, description="filters of this source, in place of corpus.filters; null for those"
+    )
     name: str | None = Field(
         None,
         pattern=r"^[\w-][\w.-]{0,63}$",
@@ -106,12 +110,28 @@ class SourceConfig(FrozenConfig):
         return Columns(text=self.text_column, id=self.id_column, license=self.license_column)
 
 
+class NearDuplicatesConfig(FrozenConfig):
+    """When two documents say the same."""
+
+    similarity: float = Field(
+        0.8, gt=0.3, lt=1, description="Jaccard similarity of their n-grams from which two documents are duplicates"
+    )
+    ngram_words: int = Field(5, ge=1, le=100, description="words of an n-gram; a Chinese character is a word")
+
+
 class CorpusConfig(ReadingConfig):
     """Text to pretrain on."""
 
     sources: tuple[SourceConfig, ...] = Field(..., min_length=1, description="where the text comes from")
     collapse_whitespace: bool = Field(True, description="one space for a run of spaces; false for code and verse")
     filters: tuple[FilterConfig, ...] = Field((), description="filters by name, run in this order on cleaned text")
+    near_duplicates: NearDuplicatesConfig | None = Field(
+        None, description="{} or more drops documents that are nearly the same as an earlier one; null for equal ones only"
+    )
+    decontamination: DecontaminationConfig | None = Field(
+        default_factory=lambda: DecontaminationConfig.model_validate({}),
+        description="drops documents that overlap with an evaluation set; null for those that are equal to a text of it",
+    )
     validation_fraction: float = Field(0.02, gt=0, lt=1, description="share of the documents held out, by text hash")
     sample_fraction: float = Field(1.0, gt=0, le=1, description="share of the documents to use, chosen by text hash")
 

@@ -37,7 +37,9 @@ class Reason(StrEnum):
     NOT_SAMPLED = "not_sampled"
     DUPLICATE = "duplicate"
     IN_OTHER_SPLIT = "in_other_split"
+    NEAR_DUPLICATE = "near_duplicate"
     IN_EVALUATION_SET = "in_evaluation_set"
+    OVERLAPS_EVALUATION = "overlaps_evaluation"
 
 
 @dataclass(frozen=True, slots=True)
