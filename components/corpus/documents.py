@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from components.corpus.filters import FilterConfig
+from components.corpus.filters import FilterConfig, TextBatch
 from components.corpus.normalise import ID_BYTES, clean, cleaned_digest, is_unicode, unit_interval
 from components.corpus.readers import read_rows
 from components.corpus.rows import Reason, Row, excerpt
@@ -79,8 +79,9 @@ def _examined_rows(task: ReadTask) -> Iterator[tuple[Row, bytes]]:
     for raw in read_rows(task.file, task.text_column):
         row, digest = prepare(raw, collapse_whitespace=task.collapse_whitespace, sample_fraction=task.sample_fraction)
         if row.reason is None:
+            batch = TextBatch([row.text])
             for filter_ in task.filters:
-                if not filter_.keeps(row.text):
+                if not filter_.keeps(batch)[0]:
                     row = replace(row, text=excerpt(row.text), reason=filter_.name)
                     break
         yield row, digest
