@@ -126,11 +126,12 @@ class CorpusConfig(ReadingConfig):
     collapse_whitespace: bool = Field(True, description="one space for a run of spaces; false for code and verse")
     filters: tuple[FilterConfig, ...] = Field((), description="filters by name, run in this order on cleaned text")
     near_duplicates: NearDuplicatesConfig | None = Field(
-        None, description="{} or more drops documents that are nearly the same as an earlier one; null for equal ones only"
+        None,
+        description="{} or more: documents that nearly equal an earlier one go; null: those of equal text alone",
     )
     decontamination: DecontaminationConfig | None = Field(
         default_factory=lambda: DecontaminationConfig.model_validate({}),
-        description="drops documents that overlap with an evaluation set; null for those that are equal to a text of it",
+        description="how documents that overlap with an evaluation text are found; null: only those equal to one",
     )
     validation_fraction: float = Field(0.02, gt=0, lt=1, description="share of the documents held out, by text hash")
     sample_fraction: float = Field(1.0, gt=0, le=1, description="share of the documents to use, chosen by text hash")

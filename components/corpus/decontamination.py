@@ -1,4 +1,4 @@
-"""Overlap of pretraining documents with evaluation sets, by n-grams of words (Brown et al. 2020, arXiv:2005.14165, app. C).
+"""Overlap of documents with evaluation sets, by n-grams of words (Brown et al. 2020, arXiv:2005.14165, appendix C).
 
 A document goes if it shares 13 words in a row with an evaluation text, or holds all of a shorter one of 8 words or more
 (a Chinese character is a word). Shorter ones are only looked for as whole documents: "a river in Germany" would take
@@ -82,7 +82,10 @@ def build_index(sets: Mapping[str, Mapping[str, str]], config: DecontaminationCo
     names = tuple(f"{name} {id_}" for name, texts in sets.items() for id_ in texts)
     ids = [id_ for texts in sets.values() for id_ in texts]
     grams = _grams([text for texts in sets.values() for text in texts.values()], config) if config else ()
-    told = [config.model_dump_json() if config else "equal texts", *(f"{n} {set_digest(list(t))}" for n, t in sets.items())]
+    told = [
+        config.model_dump_json() if config else "equal texts",
+        *(f"{n} {set_digest(list(t))}" for n, t in sets.items()),
+    ]
     return EvaluationIndex(
         names=names,
         digests=frozenset(map(bytes.fromhex, ids)),

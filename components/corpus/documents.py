@@ -8,7 +8,6 @@ units that are there already reads footers and little else. About 12 MB/s on one
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,9 +29,11 @@ from components.corpus.normalise import ID_BYTES, clean, cleaned_digest, collaps
 from components.corpus.readers import read_batches
 from components.corpus.rows import Columns, Document, ReadLimits, Reason, Row, RowBatch, excerpt
 from components.corpus.units import Unit
-from components.corpus.writer import GROUP_BYTES, GROUP_ROWS
+from infra.errors import DataError, FromzeroError, StorageError
 
 FACTS = b"fromzero"
+GROUP_ROWS = 1 << 14
+GROUP_BYTES = 1 << 25
 MAX_SHOWN_PER_REASON = 10_000
 UNIT_SCHEMA = pa.schema(
     {
@@ -292,3 +293,17 @@ def texts_of(path: Path, rows: list[int]) -> Iterator[str]:
             if not waiting:
                 return
             before += size
+
+
+def raise_file_errors(errors: list[FromzeroError]) -> None:
+    """Raises what was found wrong with whole files, a line each; storage errors first, for they may pass.
+
+    Raises:
+        StorageError: a file cannot be read.
+        DataError: a file cannot be used.
+    """
+    storage = [error for error in errors if isinstance(error, StorageError)]
+    if storage:
+        raise StorageError("\n".join(dict.fromkeys(map(str, storage))))
+    if errors:
+        raise DataError("\n".join(dict.fromkeys(map(str, errors))))

@@ -1,4 +1,4 @@
-"""MinHash signatures and their bands (Broder 1997; Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", 3.3-3.4).
+"""MinHash signatures and their bands (Broder 1997; Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", ch. 3).
 
 Two texts whose sets of n-grams have the Jaccard similarity s have equal minima under one random order with probability
 s. A band of r minima is equal with probability s^r, and one of b bands with 1 - (1 - s^r)^b: that is how a pair becomes

@@ -135,6 +135,6 @@ def ngrams(of: Words, length: int, *, short: bool = True) -> Ngrams:
         first_T = of.start_T[(of.count_T > 0) & (of.count_T < length)]
         whole_W[first_T] = True
     kept_W = np.flatnonzero(whole_W)
-    start_T = np.searchsorted(kept_W, of.start_T)
-    end_T = np.searchsorted(kept_W, of.start_T + of.count_T)
-    return Ngrams(hash_G=mix(sum_W[kept_W]), start_T=start_T.astype(np.int64), count_T=(end_T - start_T).astype(np.int64))
+    start_T = np.searchsorted(kept_W, of.start_T).astype(np.int64)
+    end_T = np.searchsorted(kept_W, of.start_T + of.count_T).astype(np.int64)
+    return Ngrams(hash_G=mix(sum_W[kept_W]), start_T=start_T, count_T=end_T - start_T)

@@ -45,7 +45,7 @@ class UnitStore:
         """All units, those that are only on the object store included."""
         yield from unit_paths(self.folder, self.mirror)
 
-    def put(self, key: str, write: Callable[[Path], None]) -> Path:
+    def put(self, key: str, write: Callable[[Path], object]) -> Path:
         """Makes a unit, whole or not at all.
 
         Args:
