@@ -42,9 +42,9 @@ class ReadTask:
     index: int
     """Position of the file among all files of the step."""
     file: RawFile
-    columns: Columns
-    limits: ReadLimits
-    document: Document
+    columns: Columns = Columns()
+    limits: ReadLimits = ReadLimits()
+    document: Document = "line"
     collapse_whitespace: bool
     filters: tuple[FilterConfig, ...]
     sample_fraction: float

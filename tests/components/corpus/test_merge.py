@@ -32,7 +32,6 @@ def merged(
         task = ReadTask(
             index=index,
             file=file,
-            text_column="text",
             collapse_whitespace=True,
             filters=config.filters,
             sample_fraction=config.sample_fraction,
