@@ -7,7 +7,7 @@ them can count. About 40,000 short documents a second on one core, reading inclu
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -42,8 +42,8 @@ class ReadTask:
     index: int
     """Position of the file among all files of the step."""
     file: RawFile
-    columns: Columns = Columns()
-    limits: ReadLimits = ReadLimits()
+    columns: Columns = field(default_factory=Columns)
+    limits: ReadLimits = field(default_factory=ReadLimits)
     document: Document = "line"
     collapse_whitespace: bool
     filters: tuple[FilterConfig, ...]
