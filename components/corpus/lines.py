@@ -63,6 +63,15 @@ class Utf8Lines:
         self._num_lines += len(lines) - lines.count("")
         return lines
 
+    def decode_whole(self, block: bytes) -> str | None:
+        """The same in one piece, where blank lines need not be told from others."""
+        try:
+            text = block.decode()
+        except UnicodeDecodeError:
+            return None
+        self._num_lines += text.count("\n") + 1
+        return text
+
     def decode_each(self, block: bytes, offset: int) -> Iterator[str | bytes]:
         """The lines of a block that lies at byte `offset`; those that are not UTF-8 stay bytes."""
         for line in block.split(b"\n"):

@@ -140,9 +140,14 @@ class RowBatcher:
         batch.labels.append(label)
         batch.reasons.append(reason)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether what was collected is a batch."""
+        return len(self._batch.numbers) >= BATCH_ROWS or self._num_characters >= BATCH_BYTES
+
     def full(self) -> Iterator[RowBatch]:
         """What was collected, if that is a batch."""
-        if len(self._batch.numbers) >= BATCH_ROWS or self._num_characters >= BATCH_BYTES:
+        if self.is_full:
             yield from self.rest()
 
     def rest(self) -> Iterator[RowBatch]:
