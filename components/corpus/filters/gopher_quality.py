@@ -87,9 +87,12 @@ class GopherQuality(FrozenConfig):
 
     def _has_alphabetic_words(self, batch: TextBatch) -> Bools:
         words = batch.words
-        before = np.concatenate(([0], np.cumsum(batch.classes >= CharacterClass.LETTER)))
-        alphabetic = words.where(before[words.ends] > before[words.starts])
-        return batch.count(alphabetic) >= self.min_alphabetic_word_fraction * batch.count(words)
+        is_letter = batch.classes >= CharacterClass.LETTER
+        alphabetic = is_letter[words.starts]
+        rest = np.flatnonzero(~alphabetic)
+        places = np.append(np.flatnonzero(is_letter), len(is_letter))
+        alphabetic[rest] = places[np.searchsorted(places, words.starts[rest])] < words.ends[rest]
+        return batch.count(words.where(alphabetic)) >= self.min_alphabetic_word_fraction * batch.count(words)
 
     def _has_stop_words(self, batch: TextBatch) -> Bools:
         enough = np.ones(len(batch), np.bool_)

@@ -50,11 +50,14 @@ def runs(inside: Bools) -> tuple[Ints, Ints]:
 def trimmed(starts: Ints, ends: Ints, core: Bools) -> tuple[Ints, Ints, Bools]:
     """Each run cut to its first and last character for which `core`, (N,), is true, and which runs have one."""
     places = np.flatnonzero(core)
-    before = np.zeros(len(core) + 1, np.int64)
-    np.cumsum(core, out=before[1:])
-    first, last = before[starts], before[ends] - 1
-    kept: Bools = first <= last
-    return places[first[kept]], places[last[kept]] + 1, kept
+    first, last = starts.copy(), ends - 1
+    to_cut = np.flatnonzero(~core[starts])
+    after = np.searchsorted(places, starts[to_cut])
+    first[to_cut] = np.append(places, len(core))[after]
+    kept = first < ends
+    to_cut = np.flatnonzero(~core[last] & kept)
+    last[to_cut] = places[np.searchsorted(places, last[to_cut]) - 1]
+    return first[kept], last[kept] + 1, kept
 
 
 def word_runs(classes: npt.NDArray[np.uint8]) -> tuple[Ints, Ints]:
