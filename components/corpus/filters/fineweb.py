@@ -32,9 +32,7 @@ class FineWeb(FrozenConfig):
     duplicate_line_character_fraction: float = Field(
         0.1, gt=0, le=1, description="or whose share of characters in lines that repeat an earlier one is this or more"
     )
-    short_line_fraction: float = Field(
-        0.67, gt=0, le=1, description="or whose share of short lines is this or more"
-    )
+    short_line_fraction: float = Field(0.67, gt=0, le=1, description="or whose share of short lines is this or more")
     short_line_characters: int = Field(30, ge=1, description="a line of fewer English characters is short")
 
     def keeps(self, batch: TextBatch) -> Bools:
@@ -45,8 +43,6 @@ class FineWeb(FrozenConfig):
         kept |= ~batch.is_spaced & ~batch.is_han
         repeated = lines.where(batch.repeats(lines))
         characters = batch.total(lines, lines.lengths)
-        kept &= (
-            share(batch.total(repeated, repeated.lengths), characters) < self.duplicate_line_character_fraction
-        )
+        kept &= share(batch.total(repeated, repeated.lengths), characters) < self.duplicate_line_character_fraction
         short = batch.count(lines.where(batch.line_widths() < self.short_line_characters))
         return kept & (share(short, batch.num_lines) < self.short_line_fraction)

@@ -42,8 +42,12 @@ class GopherQuality(FrozenConfig):
     min_mean_word_characters: float = Field(3, ge=0, description="shortest mean word kept, characters")
     max_mean_word_characters: float = Field(10, gt=0, description="longest mean word kept, characters")
     max_symbols_per_word: float = Field(0.1, ge=0, description="most hash signs, and most ellipses, per word")
-    max_bullet_line_fraction: float = Field(0.9, ge=0, le=1, description="largest share of lines starting with a bullet")
-    max_ellipsis_line_fraction: float = Field(0.3, ge=0, le=1, description="largest share of lines ending in an ellipsis")
+    max_bullet_line_fraction: float = Field(
+        0.9, ge=0, le=1, description="largest share of lines starting with a bullet"
+    )
+    max_ellipsis_line_fraction: float = Field(
+        0.3, ge=0, le=1, description="largest share of lines ending in an ellipsis"
+    )
     min_alphabetic_word_fraction: float = Field(0.8, ge=0, le=1, description="smallest share of words with a letter")
     min_stop_words: int = Field(2, ge=0, description="how many different stop words, or stop characters, must occur")
     stop_words: tuple[str, ...] = Field(STOP_WORDS, description="stop words, in any case; for scripts with spaces")

@@ -121,5 +121,3 @@ def _covered_characters(grams: Segments, before: Ints, num_texts: int) -> Floats
     starts = grams.starts.copy()
     starts[1:] = np.maximum(starts[1:], grams.ends[:-1])
     return np.bincount(grams.texts, before[grams.ends] - before[starts], minlength=num_texts)
-
-

@@ -34,7 +34,5 @@ class MaxRepeatedGramFraction(FrozenConfig):
         keys |= texts.astype(np.uint64) << (np.uint64(64) - bits_of_text)
         keys.sort()
         again = keys[1:][keys[1:] == keys[:-1]]
-        num_repeated = np.bincount(
-            (again >> (np.uint64(64) - bits_of_text)).astype(np.int64), minlength=len(batch)
-        )
+        num_repeated = np.bincount((again >> (np.uint64(64) - bits_of_text)).astype(np.int64), minlength=len(batch))
         return num_repeated <= self.fraction * num_grams

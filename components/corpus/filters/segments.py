@@ -80,7 +80,9 @@ def word_runs(classes: npt.NDArray[np.uint8]) -> tuple[Ints, Ints]:
         ends = np.append(stops, len(classes))[after]
     else:
         starts, ends = runs(classes != CharacterClass.SPACE)
-    core = (classes != CharacterClass.SPACE) & (classes != CharacterClass.PUNCTUATION) & (classes != CharacterClass.MARK)
+    core = (
+        (classes != CharacterClass.SPACE) & (classes != CharacterClass.PUNCTUATION) & (classes != CharacterClass.MARK)
+    )
     # Marks are trimmed like punctuation only in front: at the end they belong to the letter.
     first, _, kept = trimmed(starts, ends, core)
     core |= classes == CharacterClass.MARK
