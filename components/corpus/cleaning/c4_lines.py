@@ -51,4 +51,6 @@ def _keeps(batch: TextBatch) -> Bools:
     )
     needs_no_end = ~batch.is_spaced & ~batch.is_han
     kept: Bools = (ended | needs_no_end) & (batch.num_words >= MIN_WORDS) & (longest <= MAX_WORD_CHARACTERS)
-    return (kept & wanted) | (batch.num_lines == 0)
+    kept &= wanted
+    kept |= batch.num_lines == 0
+    return kept

@@ -16,24 +16,24 @@ SUSPECT = r"<[A-Za-z/!?]|&[#A-Za-z]"
 """RE2 pattern of what could be HTML."""
 
 _LINES = (
-    "address article aside blockquote body br center dd details dir div dl dt fieldset figcaption figure footer form "
-    "frameset h1 h2 h3 h4 h5 h6 head header hr html legend li link main menu meta nav ol option p pre script section "
-    "select style summary table tbody tfoot thead title tr ul video"
-).split()
-_CELLS = ["td", "th"]
+    "address|article|aside|blockquote|body|br|center|dd|details|dir|div|dl|dt|fieldset|figcaption|figure|footer"
+    "|form|frameset|h1|h2|h3|h4|h5|h6|head|header|hr|html|legend|li|link|main|menu|meta|nav|ol|option|p|pre"
+    "|script|section|select|style|summary|table|tbody|tfoot|thead|title|tr|ul|video"
+)
+_CELLS = "td|th"
 _WITHIN_LINES = (
-    "abbr acronym audio b base bdi bdo big button canvas caption cite code col colgroup data del dfn em embed font "
-    "frame i iframe img input ins kbd label map mark noscript object param picture q rp rt ruby s samp small source "
-    "span strike strong sub sup svg template textarea time track tt u var wbr"
-).split()
+    "abbr|acronym|audio|b|base|bdi|bdo|big|button|canvas|caption|cite|code|col|colgroup|data|del|dfn|em|embed"
+    "|font|frame|i|iframe|img|input|ins|kbd|label|map|mark|noscript|object|param|picture|q|rp|rt|ruby|s|samp"
+    "|small|source|span|strike|strong|sub|sup|svg|template|textarea|time|track|tt|u|var|wbr"
+)
 _ATTRIBUTE = (
     r"\s++(?:[A-Za-z_:@][\w:.-]*+\s*+=\s*+(?:\"[^\"<>]*+\"|'[^'<>]*+'|[^\s\"'<>=`]++)"
     r"|(?:async|checked|controls|defer|disabled|hidden|itemscope|noshade|nowrap|readonly|required|selected)(?![\w=]))"
 )
 
 
-def _tags(names: list[str]) -> re.Pattern[str]:
-    return re.compile(rf"</?(?:{'|'.join(names)})(?:{_ATTRIBUTE})*+\s*+/?>", re.IGNORECASE)
+def _tags(names: str) -> re.Pattern[str]:
+    return re.compile(rf"</?(?:{names})(?:{_ATTRIBUTE})*+\s*+/?>", re.IGNORECASE)
 
 
 _ANCHOR = re.compile(rf"<a(?:{_ATTRIBUTE})++\s*+/?>|</a\s*+>", re.IGNORECASE)  # a bare <a> is a type parameter

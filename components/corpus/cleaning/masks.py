@@ -43,9 +43,8 @@ _PHONE = re.compile(
     + _AFTER_PHONE
 )
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_IPV4 = re.compile(
-    rf"(?<![0-9A-Za-z_])(?<![0-9]\.)(?<!version )(?<!Version )(?<!版本)(?<!版本 )(?:{_OCTET}\.){{3}}{_OCTET}(?![0-9A-Za-z_])(?!\.[0-9])"
-)
+_BEFORE_IPV4 = r"(?<![0-9A-Za-z_])(?<![0-9]\.)(?<!version )(?<!Version )(?<!版本)(?<!版本 )"
+_IPV4 = re.compile(_BEFORE_IPV4 + rf"(?:{_OCTET}\.){{3}}{_OCTET}(?![0-9A-Za-z_])(?!\.[0-9])")
 _IPV6 = re.compile(r"(?<![0-9A-Za-z_:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![0-9A-Za-z_:])")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 

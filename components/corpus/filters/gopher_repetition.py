@@ -64,7 +64,7 @@ class GopherRepetition(FrozenConfig):
 
 
 def gram_fractions(batch: TextBatch) -> list[Floats]:
-    """For n of 2 to 10, the share of each text's characters in its top (to 4) or repeated (from 5) n-grams, 9 x (N,)."""
+    """For n of 2 to 10, the share of characters in top (to 4) or repeated (from 5) n-grams, 9 x (N,)."""
     words = batch.words
     num_words = batch.count(words)
     units_per_word = np.where(num_words > 0, share(num_words, batch.num_words), 1.0)
@@ -120,4 +120,4 @@ def _covered_characters(grams: Segments, before: Ints, num_texts: int) -> Floats
     """Characters in any of `grams`, which are in order, each counted once, (num_texts,)."""
     starts = grams.starts.copy()
     starts[1:] = np.maximum(starts[1:], grams.ends[:-1])
-    return np.bincount(grams.texts, before[grams.ends] - before[starts], minlength=num_texts)
+    return np.bincount(grams.texts, before[grams.ends] - before[starts], minlength=num_texts).astype(np.float64)

@@ -92,14 +92,16 @@ def word_runs(classes: npt.NDArray[np.uint8]) -> tuple[Ints, Ints]:
 
 def _after_unspaced(classes: npt.NDArray[np.uint8], unspaced: Bools) -> Bools:
     """Which characters 1 ... N - 1 end a unit of a script without spaces without being part of it, (N - 1,)."""
+    begins: Bools = classes[1:] != CharacterClass.SPACE
     marks = classes == CharacterClass.MARK
-    if not marks.any():
-        return unspaced[:-1] & (classes[1:] != CharacterClass.SPACE)
-    # The class of the last character that is not a mark, for each character.
-    places = np.where(marks, 0, np.arange(len(classes)))
-    np.maximum.accumulate(places, out=places)
-    base_unspaced = unspaced[places]
-    return base_unspaced[:-1] & ~marks[1:] & (classes[1:] != CharacterClass.SPACE)
+    if marks.any():
+        begins &= ~marks[1:]
+        # For each character, the last one up to it that is not a mark.
+        bases = np.where(marks, 0, np.arange(len(classes)))
+        np.maximum.accumulate(bases, out=bases)
+        unspaced = unspaced[bases]
+    begins &= unspaced[:-1]
+    return begins
 
 
 def line_runs(is_newline: Bools, is_visible: Bools) -> tuple[Ints, Ints, Ints]:
