@@ -184,7 +184,8 @@ def text_keys(texts: Ints) -> npt.NDArray[np.uint64]:
 
 def share(part: npt.NDArray[np.number], whole: npt.NDArray[np.number]) -> Floats:
     """`part` / `whole`, 0 where `whole` is 0."""
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole != 0)
+    shares: Floats = np.divide(part, whole, out=np.zeros(len(part)), where=whole != 0)
+    return shares
 
 
 def code_points(characters: str) -> npt.NDArray[np.uint32]:

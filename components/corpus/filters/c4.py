@@ -49,5 +49,5 @@ class C4(FrozenConfig):
 
 def _contains(batch: TextBatch, phrase: str) -> Bools:
     ignore_case = phrase.upper() != phrase.lower()
-    found = pc.match_substring(batch.array, phrase, ignore_case=ignore_case).to_numpy(zero_copy_only=False)
-    return found.astype(np.bool_)
+    found = pc.match_substring(batch.array, phrase, ignore_case=ignore_case)
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.bool_)

@@ -91,9 +91,12 @@ class GopherQuality(FrozenConfig):
 
     def _has_alphabetic_words(self, batch: TextBatch) -> Bools:
         words = batch.words
-        before = np.concatenate(([0], np.cumsum(batch.classes >= CharacterClass.LETTER)))
-        alphabetic = words.where(before[words.ends] > before[words.starts])
-        return batch.count(alphabetic) >= self.min_alphabetic_word_fraction * batch.count(words)
+        is_letter = batch.classes >= CharacterClass.LETTER
+        alphabetic = is_letter[words.starts]
+        rest = np.flatnonzero(~alphabetic)
+        places = np.append(np.flatnonzero(is_letter), len(is_letter))
+        alphabetic[rest] = places[np.searchsorted(places, words.starts[rest])] < words.ends[rest]
+        return batch.count(words.where(alphabetic)) >= self.min_alphabetic_word_fraction * batch.count(words)
 
     def _has_stop_words(self, batch: TextBatch) -> Bools:
         enough = np.ones(len(batch), np.bool_)
@@ -116,11 +119,11 @@ class GopherQuality(FrozenConfig):
         for row, word in enumerate(self.stop_words):
             words = by_length[len(word)]
             same = np.ones(len(words), np.bool_)
-            for place, (lower, upper) in enumerate(zip(word.lower(), word.upper(), strict=True)):
-                codes = batch.codes[words.starts + place]
-                same &= (codes == ord(lower)) | (codes == ord(upper))
+            for place, letter in enumerate(word):
+                cases = [case for case in (letter.lower(), letter.upper()) if len(case) == 1]
+                same &= np.isin(batch.codes[words.starts + place], code_points("".join(cases)))
             found[row, words.texts[same]] = True
-        return found.sum(axis=0, dtype=np.int64)
+        return np.asarray(found.sum(axis=0), np.int64)
 
     def _count_stop_characters(self, batch: TextBatch) -> Ints:
         """How many different stop characters each text has, (N,)."""
@@ -129,4 +132,4 @@ class GopherQuality(FrozenConfig):
         found = np.zeros((len(self.stop_characters), len(batch)), np.bool_)
         for row, code in enumerate(code_points(self.stop_characters)):
             found[row, letters.texts[codes == code]] = True
-        return found.sum(axis=0, dtype=np.int64)
+        return np.asarray(found.sum(axis=0), np.int64)

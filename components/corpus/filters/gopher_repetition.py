@@ -64,7 +64,7 @@ class GopherRepetition(FrozenConfig):
 
 
 def gram_fractions(batch: TextBatch) -> list[Floats]:
-    """For n of 2 to 10, the share of each text's characters in its top (to 4) or repeated (from 5) n-grams, 9 x (N,)."""
+    """For n of 2 to 10, the share of characters in top (to 4) or repeated (from 5) n-grams, 9 x (N,)."""
     words = batch.words
     num_words = batch.count(words)
     units_per_word = np.where(num_words > 0, share(num_words, batch.num_words), 1.0)
@@ -74,46 +74,45 @@ def gram_fractions(batch: TextBatch) -> list[Floats]:
     text_ends = np.cumsum(num_words)
 
     fractions = []
-    places, texts = np.arange(len(words)), words.texts
+    grams = Segments(np.arange(len(words)), np.arange(len(words)), words.texts)
     for n in (*_TOP_NS, *_DUPLICATE_NS):
         gram_units = np.maximum(np.rint(n * units_per_word), 1).astype(np.int64)
-        ends = places + gram_units[texts]
-        fits = ends <= text_ends[texts]
-        grams = Segments(places[fits], ends[fits], texts[fits])
-        grams, groups, repeats = _repeated(word_hashes, grams)
-        lengths = before[grams.ends] - before[grams.starts]
+        grams = Segments(grams.starts, grams.starts + gram_units[grams.texts], grams.texts)
+        grams = grams.where(grams.ends <= text_ends[grams.texts])
+        grams, is_first, counts = _repeated(word_hashes, grams)
         if n in _TOP_NS:
-            part = _top_characters(grams, groups, lengths, len(batch))
+            part: Floats | Ints = _top_characters(grams.where(is_first), counts[is_first], before, len(batch))
         else:
-            part = _covered_characters(grams.where(repeats), before, len(batch))
+            part = _covered_characters(grams.where(~is_first), before, len(batch))
         fractions.append(share(part, characters))
-        places, texts = grams.starts, grams.texts
     return fractions
 
 
-def _repeated(word_hashes: RunHashes, grams: Segments) -> tuple[Segments, Ints, Bools]:
-    """The grams that occur twice or more in their text, in order; the group of equal ones each is in; which of them
-    are not the first of their group."""
+def _repeated(word_hashes: RunHashes, grams: Segments) -> tuple[Segments, Bools, Ints]:
+    """The grams that occur twice or more in their text, in order; which are the first of their kind; how often each
+    kind occurs."""
     keys = word_hashes.of(grams.starts, grams.ends) ^ text_keys(grams.texts)
     order = np.argsort(keys)
     keys = keys[order]
     as_before = np.zeros(len(keys) + 1, np.bool_)
     as_before[1:-1] = keys[1:] == keys[:-1]
     in_group = as_before[:-1] | as_before[1:]
-    group_of = np.cumsum(~as_before[:-1])[in_group]
     members = order[in_group]
+    group_starts = np.flatnonzero(~as_before[:-1][in_group])
+    if not len(members):
+        return grams.where(np.zeros(len(grams), np.bool_)), np.zeros(0, np.bool_), np.zeros(0, np.int64)
+    counts = np.diff(group_starts, append=len(members))
+    is_first = members == np.repeat(np.minimum.reduceat(members, group_starts), counts)
     by_place = np.argsort(members)
-    members, groups = members[by_place], group_of[by_place]
-    repeats = np.ones(len(members), np.bool_)
-    repeats[np.unique(groups, return_index=True)[1]] = False
-    return Segments(grams.starts[members], grams.ends[members], grams.texts[members]), groups, repeats
+    members = members[by_place]
+    repeated = Segments(grams.starts[members], grams.ends[members], grams.texts[members])
+    return repeated, is_first[by_place], np.repeat(counts, counts)[by_place]
 
 
-def _top_characters(grams: Segments, groups: Ints, lengths: Ints, num_texts: int) -> Ints:
+def _top_characters(grams: Segments, counts: Ints, before: Ints, num_texts: int) -> Ints:
     """Characters in the most frequent gram of each text, (num_texts,): occurrences times length."""
-    _, first, counts = np.unique(groups, return_index=True, return_counts=True)
     best = np.zeros(num_texts, np.int64)
-    np.maximum.at(best, grams.texts[first], (counts << 32) | lengths[first])
+    np.maximum.at(best, grams.texts, (counts << 32) | (before[grams.ends] - before[grams.starts]))
     return (best >> 32) * (best & 0xFFFFFFFF)
 
 
@@ -121,4 +120,4 @@ def _covered_characters(grams: Segments, before: Ints, num_texts: int) -> Floats
     """Characters in any of `grams`, which are in order, each counted once, (num_texts,)."""
     starts = grams.starts.copy()
     starts[1:] = np.maximum(starts[1:], grams.ends[:-1])
-    return np.bincount(grams.texts, before[grams.ends] - before[starts], minlength=num_texts)
+    return np.bincount(grams.texts, before[grams.ends] - before[starts], minlength=num_texts).astype(np.float64)

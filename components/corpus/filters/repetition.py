@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from components.corpus.filters.batch import TextBatch, text_keys
+from components.corpus.filters.batch import TextBatch
 from components.corpus.filters.segments import Bools
 from infra.journal.config import FrozenConfig
 
@@ -29,7 +29,10 @@ class MaxRepeatedGramFraction(FrozenConfig):
         texts = np.repeat(np.arange(len(batch)), num_grams)
         first = np.repeat(batch.offsets[:-1] - (np.cumsum(num_grams) - num_grams), num_grams)
         starts = first + np.arange(len(texts))
-        keys = batch.hashes.of(starts, starts + self.gram_characters) ^ text_keys(texts)
-        distinct_texts = texts[np.unique(keys, return_index=True)[1]]
-        num_repeated = num_grams - np.bincount(distinct_texts, minlength=len(batch))
+        bits_of_text = np.uint64(max(len(batch).bit_length(), 1))
+        keys = batch.hashes.of(starts, starts + self.gram_characters) >> bits_of_text
+        keys |= texts.astype(np.uint64) << (np.uint64(64) - bits_of_text)
+        keys.sort()
+        again = keys[1:][keys[1:] == keys[:-1]]
+        num_repeated = np.bincount((again >> (np.uint64(64) - bits_of_text)).astype(np.int64), minlength=len(batch))
         return num_repeated <= self.fraction * num_grams

@@ -50,11 +50,14 @@ def runs(inside: Bools) -> tuple[Ints, Ints]:
 def trimmed(starts: Ints, ends: Ints, core: Bools) -> tuple[Ints, Ints, Bools]:
     """Each run cut to its first and last character for which `core`, (N,), is true, and which runs have one."""
     places = np.flatnonzero(core)
-    before = np.zeros(len(core) + 1, np.int64)
-    np.cumsum(core, out=before[1:])
-    first, last = before[starts], before[ends] - 1
-    kept: Bools = first <= last
-    return places[first[kept]], places[last[kept]] + 1, kept
+    first, last = starts.copy(), ends - 1
+    to_cut = np.flatnonzero(~core[starts])
+    after = np.searchsorted(places, starts[to_cut])
+    first[to_cut] = np.append(places, len(core))[after]
+    kept = first < ends
+    to_cut = np.flatnonzero(~core[last] & kept)
+    last[to_cut] = places[np.searchsorted(places, last[to_cut]) - 1]
+    return first[kept], last[kept] + 1, kept
 
 
 def word_runs(classes: npt.NDArray[np.uint8]) -> tuple[Ints, Ints]:
@@ -89,14 +92,16 @@ def word_runs(classes: npt.NDArray[np.uint8]) -> tuple[Ints, Ints]:
 
 def _after_unspaced(classes: npt.NDArray[np.uint8], unspaced: Bools) -> Bools:
     """Which characters 1 ... N - 1 end a unit of a script without spaces without being part of it, (N - 1,)."""
+    begins: Bools = classes[1:] != CharacterClass.SPACE
     marks = classes == CharacterClass.MARK
-    if not marks.any():
-        return unspaced[:-1] & (classes[1:] != CharacterClass.SPACE)
-    # The class of the last character that is not a mark, for each character.
-    places = np.where(marks, 0, np.arange(len(classes)))
-    np.maximum.accumulate(places, out=places)
-    base_unspaced = unspaced[places]
-    return base_unspaced[:-1] & ~marks[1:] & (classes[1:] != CharacterClass.SPACE)
+    if marks.any():
+        begins &= ~marks[1:]
+        # For each character, the last one up to it that is not a mark.
+        bases = np.where(marks, 0, np.arange(len(classes)))
+        np.maximum.accumulate(bases, out=bases)
+        unspaced = unspaced[bases]
+    begins &= unspaced[:-1]
+    return begins
 
 
 def line_runs(is_newline: Bools, is_visible: Bools) -> tuple[Ints, Ints, Ints]:
