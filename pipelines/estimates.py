@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.pretraining.config import PretrainConfig
+from components.tokenization.existing import planned_vocab_size
 from components.pretraining.estimates.scaling import Scale, network_bytes, scale
 from components.pretraining.estimates.zero_stage import (
     MARGIN,
@@ -132,7 +133,7 @@ def _sized(step: Step, steps: Mapping[str, Step]) -> tuple[PretrainConfig, int]:
         inner, vocab_size = _sized(step.inputs["init"], steps)
         model = inner.model.model_copy(update={"dropout": config.model.dropout})
         return config.model_copy(update={"model": model}), vocab_size
-    return config, tokenizer.vocab_size
+    return config, planned_vocab_size(tokenizer) or tokenizer.vocab_size
 
 
 def rows(found: Sequence[Estimate]) -> Iterator[tuple[str, list[str]]]:

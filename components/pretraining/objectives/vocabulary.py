@@ -4,9 +4,9 @@ The token shards hold ids, not text, so these two tables are all that is known o
 
     byte-level BPE  a token begins a word if it begins with a space (`Ġ`) or other white space,
     WordPiece       if it does not begin with `##`,
-    Unigram         if it begins with `▁`,
+    Unigram         if it begins with `▁`, and so for BPE whose pieces do (Llama),
 
-and in all three if its first character is a symbol, or of a script without spaces: a Chinese character is a word. A
+and in all of them if its first character is a symbol, or of a script without spaces: a Chinese character is a word. A
 token that begins inside a character begins no word; one that is the beginning of a character is judged by its first
 byte; <unk> begins one.
 
@@ -19,6 +19,7 @@ Shapes: V vocabulary, N tokens.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,6 @@ from typing import Any
 import numpy as np
 
 from components.pretraining.objectives.objective import BoolArray, IntArray
-from components.tokenization.special import UNK
 from infra.errors import DataError
 
 ENDS = frozenset(".!?…。！？")
@@ -42,6 +42,8 @@ SPACELESS = (
     (0xF900, 0xFAFF),
     (0x20000, 0x3FFFF),
 )
+BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+"""A byte of a character that has no piece of its own (SentencePiece's byte fallback)."""
 SYMBOL_OR_HAN_LEADS = frozenset([0xE2, *range(0xE3, 0xEA), 0xEF, 0xF0])
 """First bytes of UTF-8 for punctuation (E2), Han and Kana (E3 to E9), wide forms (EF), emoji and rare Han (F0)."""
 
@@ -96,19 +98,23 @@ def read_word_table(tokenizer: Path) -> WordTable:
         raise DataError(f"{path}: not a tokenizer.json: {error}") from error
     if kind is None:
         raise DataError(
-            f"{path}: words can be told for byte-level BPE, WordPiece and Unigram, not for {told['model']['type']}: "
+            f"{path}: words can be told for byte-level BPE, WordPiece, Unigram and BPE with ▁, not for {told['model']['type']}: "
             "set masking_unit=token, or train the tokenizer here"
         )
     size = max(pieces) + 1
     starts_V, ends_V = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
     special = {entry["id"] for entry in told.get("added_tokens", []) if entry.get("special")}
     alphabet = byte_alphabet()
-    unknown = told["model"].get("unk_id", told["model"]["vocab"].get(UNK) if kind == "wordpiece" else None)
+    unknown = _unknown_id(told)
     for id_, piece in pieces.items():
         if id_ in special:
             starts_V[id_] = id_ == unknown
             continue
-        if kind == "byte_bpe":
+        if (byte := BYTE_TOKEN.fullmatch(piece)) and told["model"].get("byte_fallback"):
+            data = bytes([int(byte[1], 16)])
+            starts_V[id_] = _begins_word(data)
+            text = data.decode("utf-8", errors="ignore")
+        elif kind == "byte_bpe":
             data = bytes(alphabet[character] for character in piece if character in alphabet)
             starts_V[id_] = _begins_word(data)
             text = data.decode("utf-8", errors="ignore")
@@ -124,6 +130,26 @@ def read_word_table(tokenizer: Path) -> WordTable:
     return WordTable(starts_word_V=starts_V, ends_sentence_V=ends_V)
 
 
+def read_sentinels(tokenizer: Path, number: int) -> tuple[int, ...]:
+    """Ids of `<extra_id_0>` and on of the tokenizer in a folder; none where it has none of them, or `number` is 0.
+
+    Raises:
+        DataError: it has some, and not `number`.
+    """
+    path = tokenizer / "tokenizer.json"
+    if number == 0 or not path.is_file():
+        return ()
+    told = json.loads(path.read_text(encoding="utf-8"))
+    ids = {piece: id_ for id_, piece in _pieces(told).items()}
+    found = tuple(ids[name] for name in (f"<extra_id_{place}>" for place in range(number)) if name in ids)
+    if found and len(found) != number:
+        raise DataError(
+            f"{path}: has {len(found)} of the tokens <extra_id_0> to <extra_id_{number - 1}>, and span corruption takes "
+            "all or none of them: use another tokenizer, or objective=denoising"
+        )
+    return found
+
+
 def _pieces(told: Any) -> dict[int, str]:
     """Every token by its id, added ones too."""
     vocabulary = told["model"]["vocab"]
@@ -137,8 +163,20 @@ def _pieces(told: Any) -> dict[int, str]:
 def _kind(told: Any) -> str | None:
     model = told["model"]["type"]
     if model == "BPE":
-        return "byte_bpe" if "ByteLevel" in json.dumps(told.get("decoder")) else None
+        if "ByteLevel" in json.dumps(told.get("decoder")):
+            return "byte_bpe"
+        return "marked" if any(piece.startswith("▁") for piece in told["model"]["vocab"]) else None
     return {"WordPiece": "wordpiece", "Unigram": "unigram"}.get(model)
+
+
+def _unknown_id(told: Any) -> int | None:
+    """The id of the token for unknown characters."""
+    model = told["model"]
+    if isinstance(model["vocab"], list):
+        found: int | None = model.get("unk_id")
+    else:
+        found = model["vocab"].get(model.get("unk_token"))
+    return found
 
 
 def _begins_word(data: bytes) -> bool:
