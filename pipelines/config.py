@@ -72,9 +72,9 @@ class PipelineConfig(FrozenConfig):
             yield from section_problems(name, getattr(self, name))
         yield from self._tuning_problems()
         for name in ("pretrain_mlm", "pretrain_clm"):
-            if getattr(self, name).model.init_from is None:
-                if (vocab_size := planned_vocab_size(self.tokenizer)) is not None:
-                    yield from size_problems(getattr(self, name), name, vocab_size)
+            vocab_size = planned_vocab_size(self.tokenizer)
+            if getattr(self, name).model.init_from is None and vocab_size is not None:
+                yield from size_problems(getattr(self, name), name, vocab_size)
 
     def _tuning_problems(self) -> Iterator[str]:
         """What the decoder of `pretrain_clm` cannot do in `tune_decoder`; told before it is trained for days."""

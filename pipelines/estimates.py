@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from components.pretraining.config import PretrainConfig
-from components.tokenization.existing import planned_vocab_size
 from components.pretraining.estimates.scaling import Scale, network_bytes, scale
 from components.pretraining.estimates.zero_stage import (
     MARGIN,
@@ -24,6 +23,7 @@ from components.pretraining.estimates.zero_stage import (
     possible_stages,
     with_sizes_of,
 )
+from components.tokenization.existing import planned_vocab_size
 from infra.cluster.memory import worker_memory_bytes
 from infra.errors import ConfigError
 from infra.journal.plan import PlannedStep

@@ -16,6 +16,7 @@ from components.pretraining.checkpoints.retention import Retention
 from components.pretraining.config import TASKS, PretrainConfig
 from components.pretraining.estimates.zero_stage import StageChoice, choose_stage, with_sizes_of
 from components.pretraining.fit import problems
+from components.tokenization.pieces import piece_ids, special_pieces
 from infra.errors import ConfigError, DataError
 from infra.journal.step import Artifact, StepContext, StepOutput
 from infra.storage.raw import RawFile, digest_file
@@ -181,7 +182,8 @@ def check_tokenizer(init_from: Path, tokenizer: Path, where: str) -> int:
         logger.warning("%s: no tokenizer.json, so nobody can tell whether it reads the same ids", init_from)
         return 0
     new = ours.keys() - theirs.keys()
-    if not theirs.items() <= ours.items() or not new <= _special_tokens(tokenizer / "tokenizer.json"):
+    told = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
+    if not theirs.items() <= ours.items() or not new <= special_pieces(told):
         raise ConfigError(
             f"{where}.model.init_from={init_from}: its tokenizer is not that of this pipeline ({len(theirs)} and "
             f"{len(ours)} tokens): set tokenizer.kind=existing tokenizer.path={init_from}, or start from a model that "
@@ -219,16 +221,7 @@ def _vocabulary(path: Path) -> dict[str, int] | None:
     """Token ids; None without the file."""
     if not path.is_file():
         return None
-    told = json.loads(path.read_text(encoding="utf-8"))
-    model = told["model"]["vocab"]
-    pieces = enumerate(piece for piece, _ in model) if isinstance(model, list) else ((i, t) for t, i in model.items())
-    found = {token: index for index, token in pieces}
-    return found | {entry["content"]: entry["id"] for entry in told.get("added_tokens") or []}
-
-
-def _special_tokens(path: Path) -> set[str]:
-    told = json.loads(path.read_text(encoding="utf-8"))
-    return {entry["content"] for entry in told.get("added_tokens") or [] if entry["special"]}
+    return piece_ids(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _shards_folder(artifact: Path) -> Path:

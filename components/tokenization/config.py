@@ -18,7 +18,7 @@ class TokenizerConfig(FrozenConfig):
 
     kind: TokenizerKind = Field(
         "byte_bpe",
-        description="byte_bpe (lossless, no unknown tokens), wordpiece or unigram, trained here; existing: that of path",
+        description="byte_bpe (lossless, no unknown tokens), wordpiece or unigram, trained; existing: that of path",
     )
     path: str | None = execution_field(
         None, description="folder of a Hugging Face tokenizer (tokenizer.json), for kind=existing; counts by content"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from components.tokenization.config import TokenizerConfig
+from components.tokenization.pieces import piece_ids, special_pieces
 from components.tokenization.special import BOS, EOS, MASK, PAD, UNK, SpecialTokens, add_template
 from infra.errors import DataError
 
@@ -53,7 +54,7 @@ def adopt(folder: Path) -> AdoptedTokenizer:
     path = folder / "tokenizer.json"
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        known = _ids(told)
+        known = piece_ids(told)
     except FileNotFoundError as error:
         raise DataError(
             f"tokenizer.path={folder}: has no tokenizer.json: write one with "
@@ -71,10 +72,8 @@ def adopt(folder: Path) -> AdoptedTokenizer:
         tokenizer = Tokenizer.from_str(json.dumps(told, ensure_ascii=False))
     except Exception as error:  # tokenizers raises bare Exception
         raise DataError(f"{path}: the tokenizers library cannot load it: {error}") from error
-    already = {entry["content"] for entry in told.get("added_tokens", []) if entry.get("special")}
-    tokenizer.add_special_tokens(
-        [AddedToken(token, normalized=False) for token in special.all if token not in already]
-    )
+    already = special_pieces(told)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special.all if token not in already])
     now = tokenizer.get_vocab(with_added_tokens=True)
     news = sorted(id_ for token, id_ in now.items() if token not in known)
     if any(now.get(token) != id_ for token, id_ in known.items()) or news != list(range(len(known), len(now))):
@@ -93,21 +92,11 @@ def planned_vocab_size(config: TokenizerConfig) -> int | None:
     folder = Path(config.path)
     try:
         told = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        known = _ids(told)
+        known = piece_ids(told)
         special = _special(told, known, _settings(folder), folder)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # the step itself says what is wrong
         return None
     return len(known.keys() | set(special.all))
-
-
-def _ids(told: Any) -> dict[str, int]:
-    """Every token of a tokenizer.json."""
-    vocabulary = told["model"]["vocab"]
-    if isinstance(vocabulary, list):
-        found = {str(piece): id_ for id_, (piece, _) in enumerate(vocabulary)}
-    else:
-        found = {str(piece): int(id_) for piece, id_ in vocabulary.items()}
-    return found | {str(entry["content"]): int(entry["id"]) for entry in told.get("added_tokens") or []}
 
 
 def _settings(folder: Path) -> dict[str, str]:
@@ -129,7 +118,7 @@ def _settings(folder: Path) -> dict[str, str]:
 
 def _special(told: Any, known: dict[str, int], settings: dict[str, str], path: Path) -> SpecialTokens:
     """The special tokens, of which some may be new; may give the model of `told` one for unknown characters."""
-    marked = {entry["content"] for entry in told.get("added_tokens") or [] if entry.get("special")}
+    marked = special_pieces(told)
     unk = _unknown(told, known, path)
     if unk is None and settings.get("unk_token") in known:
         unk = settings["unk_token"]

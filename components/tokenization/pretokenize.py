@@ -14,7 +14,9 @@ _LETTERS = r"[\p{L}\p{M}&&[^\p{Han}]]{1,32}"
 _SYMBOLS = r"[^\s\p{L}\p{M}\p{N}]{1,32}"
 _NUMBERS = r"\p{N}{1,3}"
 
-WORDS_WITH_SPACES = rf"\p{{Han}}|'(?:[sdmt]|ll|ve|re)| ?{_LETTERS}| ?{_NUMBERS}| ?{_SYMBOLS}|\s{{1,32}}(?!\S)|\s{{1,32}}"
+WORDS_WITH_SPACES = (
+    rf"\p{{Han}}|'(?:[sdmt]|ll|ve|re)| ?{_LETTERS}| ?{_NUMBERS}| ?{_SYMBOLS}|\s{{1,32}}(?!\S)|\s{{1,32}}"
+)
 """Covers every character, so that bytes can be put together again; a space belongs to the word that follows it."""
 
 WORDS = rf"\p{{Han}}|{_LETTERS}|{_NUMBERS}|[^\s\p{{L}}\p{{M}}\p{{N}}]"

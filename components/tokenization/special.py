@@ -73,11 +73,10 @@ def read_special_ids(folder: Path) -> SpecialIds:
     except Exception as error:  # tokenizers raises bare Exception
         raise DamagedArtifactError(f"{folder}: not a tokenizer folder of this project: {error}") from error
     named = {name: told.get(f"{name}_token") for name in ("pad", "unk", "bos", "eos", "mask")}
-    found = {name: None if token is None else tokenizer.token_to_id(token) for name, token in named.items()}
-    missing = [name for name, id_ in found.items() if id_ is None and name != "unk"]
+    missing = [name for name in ("pad", "bos", "eos", "mask") if tokenizer.token_to_id(named[name] or "") is None]
     if missing:
         raise DamagedArtifactError(f"{folder}: names no {', '.join(missing)} token: run the step `tokenizer` again")
-    return SpecialIds(**found)
+    return special_ids(tokenizer, SpecialTokens(**named))
 
 
 def add_template(tokenizer: Any, special: SpecialTokens | None = None) -> None:

@@ -60,12 +60,14 @@ def train_tokenizer(config: TokenizerConfig, inputs: Mapping[str, Artifact], con
             tokenizer = train(config.kind, batches, config.vocab_size, config.min_frequency)
         trained_at = time.monotonic()
         save_for_transformers(tokenizer, str(context.output / "tokenizer"), special)
-        report = make_report(context.output / "tokenizer", inputs["corpus"].path, texts, added)
+        report = make_report(context.output / "tokenizer", inputs["corpus"].path, added)
     (context.output / REPORT_NAME).write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     context.tracker.progress(texts.num_documents, texts.num_documents, "documents")
-    training = {} if config.kind == "existing" else {
-        "num_training_documents": texts.num_documents, "num_training_bytes": texts.num_bytes
-    }
+    training = (
+        {}
+        if config.kind == "existing"
+        else {"num_training_documents": texts.num_documents, "num_training_bytes": texts.num_bytes}
+    )
     return StepOutput(
         metrics={
             "vocab_size": tokenizer.get_vocab_size(),

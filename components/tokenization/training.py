@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from components.tokenization.config import TrainedKind
+from components.tokenization.pieces import MARK
 from components.tokenization.pretokenize import MARKED_WORDS, WORDS, WORDS_WITH_SPACES
+from components.tokenization.scripts import is_han
 from components.tokenization.special import SPECIAL_TOKENS, UNK, add_template
 from components.tokenization.unigram import train_unigram
 
-MARK = "▁"
 MAX_ALPHABET_FRACTION = 0.75
 MAX_CHUNK_CHARACTERS = 32
 Texts = Callable[[], Iterable[list[str]]]
@@ -158,11 +159,3 @@ def _alphabet(texts: Texts, max_forms: int, min_frequency: int, *, both_forms: b
             break
         chosen.append(character)
     return sorted(chosen)
-
-
-def is_han(character: str) -> bool:
-    """Whether `character` is a Chinese character, which is always a word of its own."""
-    code = ord(character)
-    return (
-        0x3400 <= code <= 0x4DBF or 0x4E00 <= code <= 0x9FFF or 0xF900 <= code <= 0xFAFF or 0x20000 <= code <= 0x3FFFF
-    )

@@ -8,7 +8,7 @@ looks at the one of these 1,048,576 parts in which a bound is reached. Not for a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +29,16 @@ class TrainingTexts:
     With a bound in bytes the document that reaches it is cut there, so that it holds exactly, to the character.
 
     Args:
-        corpus: its `train-*.parquet` have the columns `id`, `text` and `num_bytes`.
+        corpus: its files have the columns `id`, `text` and `num_bytes`.
         max_documents: the most documents; None for all.
         max_bytes: the most UTF-8 bytes of text; None for all.
+        split: `train` or `validation`.
     """
 
-    def __init__(self, corpus: Path, max_documents: int | None = None, max_bytes: int | None = None) -> None:
-        self._paths = sorted(corpus.glob("train-*.parquet"))
+    def __init__(
+        self, corpus: Path, max_documents: int | None = None, max_bytes: int | None = None, split: str = "train"
+    ) -> None:
+        self._paths = sorted(corpus.glob(f"{split}-*.parquet"))
         self._highest_id: str | None = None
         self._bytes_of_last: int | None = None
         counts = self._count()
@@ -46,22 +49,27 @@ class TrainingTexts:
             self._bound(counts, most_documents, most_bytes)
 
     def __iter__(self) -> Iterator[list[str]]:
-        columns = ["text"] if self._highest_id is None else ["text", "id"]
-        for batch in self._batches(columns):
-            if self._highest_id is not None:
-                batch = batch.filter(pc.less_equal(batch.column("id"), self._highest_id))  # noqa: PLW2901
-            texts: list[str] = batch.column("text").to_pylist()
-            if self._bytes_of_last is not None:
-                for place, id_ in enumerate(batch.column("id").to_pylist()):
-                    if id_ == self._highest_id:
-                        texts[place] = texts[place].encode()[: self._bytes_of_last].decode(errors="ignore")
-            if texts:
-                yield texts
+        for batch in self.batches():
+            yield batch["text"]
 
-    def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str] = ()) -> Iterator[dict[str, list[str]]]:
+        """Batches of texts and of further columns of strings; a column that a file lacks is of empty strings."""
+        for batch in self._batches(["text", "id", *columns]):
+            if self._highest_id is not None:
+                batch = batch.filter(pc.less_equal(batch.column("id"), self._highest_id))
+            if not len(batch):
+                continue
+            found = {name: batch.column(name).to_pylist() for name in batch.schema.names}
+            if self._bytes_of_last is not None and self._highest_id in found["id"]:
+                place = found["id"].index(self._highest_id)
+                found["text"][place] = found["text"][place].encode()[: self._bytes_of_last].decode(errors="ignore")
+            yield found | {name: [""] * len(batch) for name in columns if name not in found}
+
+    def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for path in self._paths:
             with pq.ParquetFile(path) as parquet:
-                yield from parquet.iter_batches(batch_size=BATCH_DOCUMENTS, columns=columns)
+                known = [name for name in columns if name in parquet.schema_arrow.names]
+                yield from parquet.iter_batches(batch_size=BATCH_DOCUMENTS, columns=known)
 
     def _count(self) -> tuple[IntArray, IntArray]:
         """Documents and bytes of text by the first digits of the id."""
@@ -77,8 +85,12 @@ class TrainingTexts:
         """Finds the last document of the sample."""
         totals = [np.cumsum(column) for column in counts]
         # The part in which the first document lies that is one too many, or that reaches the bytes.
-        part = int(min(np.searchsorted(totals[0], most_documents, "left"), np.searchsorted(totals[1], most_bytes, "left")))
-        num_documents, num_bytes = (int(total[part] - column[part]) for total, column in zip(totals, counts, strict=True))
+        part = int(
+            min(np.searchsorted(totals[0], most_documents, "left"), np.searchsorted(totals[1], most_bytes, "left"))
+        )
+        num_documents, num_bytes = (
+            int(total[part] - column[part]) for total, column in zip(totals, counts, strict=True)
+        )
         within: list[tuple[str, int]] = []
         for batch in self._batches(["id", "num_bytes"]):
             chosen = batch.filter(pa.array(_prefixes(batch.column("id")) == part))

@@ -153,9 +153,7 @@ def train_unigram(
     known = set(alphabet)
     frequent = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:MAX_WORDS]
     usable = {
-        word: count
-        for word, count in sorted(frequent)
-        if len(word) <= MAX_WORD_CHARACTERS and known.issuperset(word)
+        word: count for word, count in sorted(frequent) if len(word) <= MAX_WORD_CHARACTERS and known.issuperset(word)
     }
     pieces = seed_pieces(usable, alphabet, SEEDS_PER_TOKEN * num_pieces, min_frequency)
     ids = {piece: index for index, piece in enumerate(pieces)}

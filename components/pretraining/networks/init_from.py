@@ -95,9 +95,7 @@ def kind_of_description(described: dict[str, Any]) -> Kind | None:
     return "decoder" if described["model_type"] in DECODERS else None
 
 
-def start_problems(
-    config: PretrainConfig, where: str, vocab_size: int | None = None, num_new: int = 0
-) -> list[str]:
+def start_problems(config: PretrainConfig, where: str, vocab_size: int | None = None, num_new: int = 0) -> list[str]:
     """Everything that keeps `model.init_from` from being a start, one line each.
 
     Args:

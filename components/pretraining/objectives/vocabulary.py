@@ -19,15 +19,14 @@ Shapes: V vocabulary, N tokens.
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from components.pretraining.objectives.objective import BoolArray, IntArray
+from components.tokenization.pieces import PieceBytes, kind_of, piece_ids, special_pieces, unknown_id
 from infra.errors import DataError
 
 ENDS = frozenset(".!?…。！？")
@@ -42,8 +41,6 @@ SPACELESS = (
     (0xF900, 0xFAFF),
     (0x20000, 0x3FFFF),
 )
-BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
-"""A byte of a character that has no piece of its own (SentencePiece's byte fallback)."""
 SYMBOL_OR_HAN_LEADS = frozenset([0xE2, *range(0xE3, 0xEA), 0xEF, 0xF0])
 """First bytes of UTF-8 for punctuation (E2), Han and Kana (E3 to E9), wide forms (EF), emoji and rare Han (F0)."""
 
@@ -93,38 +90,24 @@ def read_word_table(tokenizer: Path) -> WordTable:
     path = tokenizer / "tokenizer.json"
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        pieces, kind = _pieces(told), _kind(told)
+        pieces, kind, bytes_of = piece_ids(told), kind_of(told), PieceBytes(told)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a tokenizer.json: {error}") from error
     if kind is None:
         raise DataError(
-            f"{path}: words can be told for byte-level BPE, WordPiece, Unigram and BPE with ▁, not for {told['model']['type']}: "
-            "set masking_unit=token, or train the tokenizer here"
+            f"{path}: words can be told for byte-level BPE, WordPiece, Unigram and BPE with ▁, not for "
+            f"{told['model']['type']}: set masking_unit=token, or train the tokenizer here"
         )
-    size = max(pieces) + 1
+    size = max(pieces.values()) + 1
     starts_V, ends_V = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
-    special = {entry["id"] for entry in told.get("added_tokens", []) if entry.get("special")}
-    alphabet = byte_alphabet()
-    unknown = _unknown_id(told)
-    for id_, piece in pieces.items():
-        if id_ in special:
+    special, unknown = special_pieces(told), unknown_id(told)
+    for piece, id_ in pieces.items():
+        if piece in special:
             starts_V[id_] = id_ == unknown
             continue
-        if (byte := BYTE_TOKEN.fullmatch(piece)) and told["model"].get("byte_fallback"):
-            data = bytes([int(byte[1], 16)])
-            starts_V[id_] = _begins_word(data)
-            text = data.decode("utf-8", errors="ignore")
-        elif kind == "byte_bpe":
-            data = bytes(alphabet[character] for character in piece if character in alphabet)
-            starts_V[id_] = _begins_word(data)
-            text = data.decode("utf-8", errors="ignore")
-        elif kind == "wordpiece":
-            prefix = told["model"]["continuing_subword_prefix"]
-            text = piece.removeprefix(prefix)
-            starts_V[id_] = not piece.startswith(prefix)
-        else:
-            text = piece.replace("▁", " ")
-            starts_V[id_] = _begins_word(text.encode())
+        data = bytes_of(piece)
+        text = data.decode("utf-8", errors="ignore")
+        starts_V[id_] = not piece.startswith(bytes_of.prefix) if kind == "wordpiece" else _begins_word(data)
         stripped = text.rstrip(CLOSERS)
         ends_V[id_] = bool(stripped) and stripped[-1] in ENDS
     return WordTable(starts_word_V=starts_V, ends_sentence_V=ends_V)
@@ -140,42 +123,13 @@ def read_sentinels(tokenizer: Path, number: int) -> tuple[int, ...]:
     if number == 0 or not path.is_file():
         return ()
     told = json.loads(path.read_text(encoding="utf-8"))
-    ids = {piece: id_ for id_, piece in _pieces(told).items()}
+    ids = piece_ids(told)
     found = tuple(ids[name] for name in (f"<extra_id_{place}>" for place in range(number)) if name in ids)
     if found and len(found) != number:
         raise DataError(
-            f"{path}: has {len(found)} of the tokens <extra_id_0> to <extra_id_{number - 1}>, and span corruption takes "
-            "all or none of them: use another tokenizer, or objective=denoising"
+            f"{path}: has {len(found)} of the tokens <extra_id_0> to <extra_id_{number - 1}>, and span corruption "
+            "takes all or none of them: use another tokenizer, or objective=denoising"
         )
-    return found
-
-
-def _pieces(told: Any) -> dict[int, str]:
-    """Every token by its id, added ones too."""
-    vocabulary = told["model"]["vocab"]
-    if isinstance(vocabulary, list):
-        pieces = {id_: str(piece) for id_, (piece, _) in enumerate(vocabulary)}
-    else:
-        pieces = {id_: piece for piece, id_ in vocabulary.items()}
-    return pieces | {entry["id"]: entry["content"] for entry in told.get("added_tokens", [])}
-
-
-def _kind(told: Any) -> str | None:
-    model = told["model"]["type"]
-    if model == "BPE":
-        if "ByteLevel" in json.dumps(told.get("decoder")):
-            return "byte_bpe"
-        return "marked" if any(piece.startswith("▁") for piece in told["model"]["vocab"]) else None
-    return {"WordPiece": "wordpiece", "Unigram": "unigram"}.get(model)
-
-
-def _unknown_id(told: Any) -> int | None:
-    """The id of the token for unknown characters."""
-    model = told["model"]
-    if isinstance(model["vocab"], list):
-        found: int | None = model.get("unk_id")
-    else:
-        found = model["vocab"].get(model.get("unk_token"))
     return found
 
 
@@ -192,10 +146,3 @@ def _begins_word(data: bytes) -> bool:
     if category not in "LMN":
         return True
     return category != "M" and any(low <= ord(character) <= high for low, high in SPACELESS)
-
-
-def byte_alphabet() -> dict[str, int]:
-    """The byte that each character of a byte-level token stands for (Radford et al. 2019, encoder.py)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
