@@ -19,7 +19,12 @@ from tokenizers import (
     trainers,
 )
 
-TEXTS = ["the cat sees the dog", "The dog likes walking under 1984 trees", "a café, naïve (it's)", "中华人民共和国"] * 20
+TEXTS = [
+    "the cat sees the dog",
+    "The dog likes walking under 1984 trees",
+    "a café, naïve (it's)",
+    "中华人民共和国",
+] * 20
 Style = Callable[[Path], Path]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_words_can_be_told(style: str, word_starts: list[str], make_style: Make,
     ids = np.asarray(encoding.ids)
     begins = table.word_starts(ids, np.ones(len(ids), dtype=bool), np.arange(len(ids)) == 0)
     places = [encoding.offsets[place][0] for place in np.flatnonzero(begins)] + [len(text)]
-    assert [text[a:b].strip() for a, b in zip(places[:-1], places[1:], strict=True)] == word_starts
+    assert [text[a:b].strip() for a, b in itertools.pairwise(places)] == word_starts
     assert len(table.starts_word_V) == tokenizer.get_vocab_size()
 
 
