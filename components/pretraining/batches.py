@@ -26,7 +26,7 @@ from components.pretraining.objectives.masked_lm_nsp import MaskedLmNsp
 from components.pretraining.objectives.objective import BoolArray, IntArray, Objective, Sequences, Vocabulary
 from components.pretraining.objectives.prefix_lm import PrefixLm
 from components.pretraining.objectives.span_corruption import SpanCorruption
-from components.pretraining.objectives.vocabulary import read_word_table
+from components.pretraining.objectives.vocabulary import read_sentinels, read_word_table
 from components.tokenization.shards import TokenShards
 
 DROPOUT = 61
@@ -51,6 +51,7 @@ def make_objective(config: PretrainConfig, shards: TokenShards, tokenizer: Path)
         eos=index.eos_token_id,
         mask=index.mask_token_id,
         num_sentinels=num_sentinels(config),
+        own_sentinels=read_sentinels(tokenizer, num_sentinels(config)),
     )
     if config.objective == "causal_lm":
         return CausalLm(vocabulary=vocabulary)

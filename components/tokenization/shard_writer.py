@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from components.tokenization.config import TokenShardsConfig
 from components.tokenization.packing import by_sequence, fill, pack
 from components.tokenization.shards import ShardFile, SourceCounts, SplitIndex, token_dtype, write_shard
-from components.tokenization.special import NUM_SPECIAL_PER_DOCUMENT, PAD_ID
+from components.tokenization.special import NUM_SPECIAL_PER_DOCUMENT
 
 IntArray = npt.NDArray[np.int64]
 
@@ -30,11 +30,19 @@ class SplitWriter:
         config: length and file size.
         vocab_size: decides the integer type of tokens.
         sources: names of all sources; documents have their position.
+        pad_token_id: fills what is free at the end of a sequence.
     """
 
     def __init__(
-        self, folder: Path, split: str, config: TokenShardsConfig, vocab_size: int, sources: Sequence[str]
+        self,
+        folder: Path,
+        split: str,
+        config: TokenShardsConfig,
+        vocab_size: int,
+        sources: Sequence[str],
+        pad_token_id: int,
     ) -> None:
+        self._pad_token_id = pad_token_id
         self.num_cut_documents = 0
         self.unigram_counts: IntArray = np.zeros(vocab_size, dtype=np.int64)
         self._folder, self._split, self._config, self._vocab_size = folder, split, config, vocab_size
@@ -109,7 +117,7 @@ class SplitWriter:
         self._tokens, self._lengths, self._sources, self._held_documents = [], [], [], 0
         packing = pack(lengths, self._config.sequence_length)
         offsets = np.cumsum(lengths) - lengths
-        rows_NL = fill(packing, tokens, offsets, self._config.sequence_length, PAD_ID)
+        rows_NL = fill(packing, tokens, offsets, self._config.sequence_length, self._pad_token_id)
         self.unigram_counts += np.bincount(tokens, minlength=self._vocab_size)
         self.num_cut_documents += packing.num_cut_documents
         self._rows = np.concatenate([self._rows, rows_NL])

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from components.tokenization.config import TokenizerConfig, TokenShardsConfig
+from infra.errors import DataError
 from infra.journal.step import Artifact, StepContext, StepOutput
+from infra.storage.raw import digest_file
 from infra.tracking.records import FileRecord
+
+REPORT_NAME = "tokenizer_report.json"
 
 
 def train_tokenizer(config: TokenizerConfig, inputs: Mapping[str, Artifact], context: StepContext) -> StepOutput:
-    """Trains a tokenizer on the training split.
+    """Trains a tokenizer on the training split, or takes over the one in `config.path`, and reports on it.
 
     Args:
         config: kind and size.
         inputs: `corpus`.
-        context: where to write.
+        context: where to write; of an existing tokenizer, `raw["existing"]` are its files.
 
     Returns:
-        The folder tokenizer/, which `AutoTokenizer.from_pretrained` loads.
+        The folder tokenizer/, which `AutoTokenizer.from_pretrained` loads, and tokenizer_report.json.
+
+    Raises:
+        DataError: the folder holds no tokenizer that can be used, or has changed since the run was planned.
     """
-    from components.tokenization.special import save_for_transformers
+    from components.tokenization.existing import adopt
+    from components.tokenization.report import make_report, report_metrics
+    from components.tokenization.special import SpecialTokens, save_for_transformers
     from components.tokenization.training import train
     from components.tokenization.training_texts import TrainingTexts
 
     started = time.monotonic()
-    texts = TrainingTexts(inputs["corpus"].path, config.max_training_documents)
+    texts = TrainingTexts(inputs["corpus"].path, config.max_training_documents, config.max_training_bytes)
 
     def batches() -> Iterable[list[str]]:
         done, reported = 0, 0.0
@@ -39,15 +50,47 @@ def train_tokenizer(config: TokenizerConfig, inputs: Mapping[str, Artifact], con
                 reported = time.monotonic()
                 context.tracker.progress(done, texts.num_documents, "documents")
 
+    added: tuple[str, ...] = ()
+    special = SpecialTokens()
     with _parallel_tokenizers():
-        tokenizer = train(config.kind, batches, config.vocab_size, config.min_frequency)
-    save_for_transformers(tokenizer, str(context.output / "tokenizer"))
+        if config.kind == "existing":
+            adopted = adopt(_existing_folder(context))
+            tokenizer, special, added = adopted.tokenizer, adopted.special, adopted.added
+        else:
+            tokenizer = train(config.kind, batches, config.vocab_size, config.min_frequency)
+        trained_at = time.monotonic()
+        save_for_transformers(tokenizer, str(context.output / "tokenizer"), special)
+        report = make_report(context.output / "tokenizer", inputs["corpus"].path, added)
+    (context.output / REPORT_NAME).write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     context.tracker.progress(texts.num_documents, texts.num_documents, "documents")
-    return StepOutput(
-        metrics={"vocab_size": tokenizer.get_vocab_size(), "num_training_documents": texts.num_documents},
-        measured={"seconds": time.monotonic() - started},
-        records=(FileRecord(path="tokenizer"),),
+    training = (
+        {}
+        if config.kind == "existing"
+        else {"num_training_documents": texts.num_documents, "num_training_bytes": texts.num_bytes}
     )
+    return StepOutput(
+        metrics={
+            "vocab_size": tokenizer.get_vocab_size(),
+            "num_added_tokens": len(added),
+            **training,
+            **report_metrics(report),
+        },
+        measured={"seconds": time.monotonic() - started, "report_seconds": time.monotonic() - trained_at},
+        records=(FileRecord(path="tokenizer"), FileRecord(path=REPORT_NAME)),
+    )
+
+
+def _existing_folder(context: StepContext) -> Path:
+    """The folder of an existing tokenizer, whose files are those that the key was made of.
+
+    Raises:
+        DataError: one is not.
+    """
+    files = context.raw["existing"]
+    for file in files:
+        if digest_file(Path(file.path)) != file.digest:
+            raise DataError(f"{file.path}: has changed since the run was planned; run again")
+    return Path(files[0].path).parent
 
 
 @contextmanager
@@ -81,14 +124,18 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
     from components.tokenization.encoding import encode_tasks, load_tokenizer, source_names
     from components.tokenization.shard_writer import SplitWriter
     from components.tokenization.shards import ShardIndex, write_index
-    from components.tokenization.special import BOS_ID, EOS_ID, MASK_ID, PAD_ID
+    from components.tokenization.special import read_special_ids
 
     started = time.monotonic()
     tokenizer_path = str(inputs["tokenizer"].path / "tokenizer" / "tokenizer.json")
     vocab_size = load_tokenizer(tokenizer_path).get_vocab_size()
+    special = read_special_ids(inputs["tokenizer"].path / "tokenizer")
     tasks = [task for split in ("train", "validation") for task in encode_tasks(inputs["corpus"].path, split)]
     sources = source_names(inputs["corpus"].path)
-    writers = {name: SplitWriter(context.output, name, config, vocab_size, sources) for name in ("train", "validation")}
+    writers = {
+        name: SplitWriter(context.output, name, config, vocab_size, sources, special.pad)
+        for name in ("train", "validation")
+    }
     reported = 0.0
     for done, table in encoded_tables(tasks, tokenizer_path, context.mirror):
         writers[tasks[done].split].add_table(table)
@@ -101,10 +148,10 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
         ShardIndex(
             sequence_length=config.sequence_length,
             vocab_size=vocab_size,
-            pad_token_id=PAD_ID,
-            bos_token_id=BOS_ID,
-            eos_token_id=EOS_ID,
-            mask_token_id=MASK_ID,
+            pad_token_id=special.pad,
+            bos_token_id=special.bos,
+            eos_token_id=special.eos,
+            mask_token_id=special.mask,
             sources=sources,
             splits=splits,
         ),

@@ -173,7 +173,8 @@ def evaluate(engine: TrainingEngine, shards: TokenShards, objective: Objective, 
     batches = np.array_split(
         chosen, range(config.micro_batch_size_per_rank, len(chosen), config.micro_batch_size_per_rank)
     )
-    num_sources, special = len(shards.index.sources), objective.vocabulary.special
+    num_sources, vocabulary = len(shards.index.sources), objective.vocabulary
+    no_text = np.append(vocabulary.special, vocabulary.sentinels)
     nats_S, pairs = np.zeros(num_sources), np.zeros(2)
     counts_2S = np.zeros((2, num_sources))
     counts_V = np.zeros(objective.vocabulary.num_ids)
@@ -185,7 +186,7 @@ def evaluate(engine: TrainingEngine, shards: TokenShards, objective: Objective, 
         ids_T, sources_T = batch.target_ids_T.numpy(), target_sources(batch, shards, indices_B)
         nats_S += np.bincount(sources_T, losses[: len(ids_T)], minlength=num_sources)
         counts_2S[0] += np.bincount(sources_T, minlength=num_sources)
-        is_text_T = ~np.isin(ids_T, special) & (ids_T < shards.index.vocab_size)  # beyond it are sentinels of spans
+        is_text_T = ~np.isin(ids_T, no_text)
         counts_2S[1] += np.bincount(sources_T[is_text_T], minlength=num_sources)
         counts_V += np.bincount(ids_T, minlength=len(counts_V))
         pairs += [losses[len(ids_T) :].sum(), sum(batch.num_targets_K[1:])]

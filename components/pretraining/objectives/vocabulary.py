@@ -4,9 +4,9 @@ The token shards hold ids, not text, so these two tables are all that is known o
 
     byte-level BPE  a token begins a word if it begins with a space (`Ġ`) or other white space,
     WordPiece       if it does not begin with `##`,
-    Unigram         if it begins with `▁`,
+    Unigram         if it begins with `▁`, and so for BPE whose pieces do (Llama),
 
-and in all three if its first character is a symbol, or of a script without spaces: a Chinese character is a word. A
+and in all of them if its first character is a symbol, or of a script without spaces: a Chinese character is a word. A
 token that begins inside a character begins no word; one that is the beginning of a character is judged by its first
 byte; <unk> begins one.
 
@@ -22,12 +22,11 @@ import json
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from components.pretraining.objectives.objective import BoolArray, IntArray
-from components.tokenization.special import UNK
+from components.tokenization.pieces import PieceBytes, kind_of, piece_ids, special_pieces, unknown_id
 from infra.errors import DataError
 
 ENDS = frozenset(".!?…。！？")
@@ -91,54 +90,47 @@ def read_word_table(tokenizer: Path) -> WordTable:
     path = tokenizer / "tokenizer.json"
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        pieces, kind = _pieces(told), _kind(told)
+        pieces, kind, bytes_of = piece_ids(told), kind_of(told), PieceBytes(told)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a tokenizer.json: {error}") from error
     if kind is None:
         raise DataError(
-            f"{path}: words can be told for byte-level BPE, WordPiece and Unigram, not for {told['model']['type']}: "
-            "set masking_unit=token, or train the tokenizer here"
+            f"{path}: words can be told for byte-level BPE, WordPiece, Unigram and BPE with ▁, not for "
+            f"{told['model']['type']}: set masking_unit=token, or train the tokenizer here"
         )
-    size = max(pieces) + 1
+    size = max(pieces.values()) + 1
     starts_V, ends_V = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
-    special = {entry["id"] for entry in told.get("added_tokens", []) if entry.get("special")}
-    alphabet = byte_alphabet()
-    unknown = told["model"].get("unk_id", told["model"]["vocab"].get(UNK) if kind == "wordpiece" else None)
-    for id_, piece in pieces.items():
-        if id_ in special:
+    special, unknown = special_pieces(told), unknown_id(told)
+    for piece, id_ in pieces.items():
+        if piece in special:
             starts_V[id_] = id_ == unknown
             continue
-        if kind == "byte_bpe":
-            data = bytes(alphabet[character] for character in piece if character in alphabet)
-            starts_V[id_] = _begins_word(data)
-            text = data.decode("utf-8", errors="ignore")
-        elif kind == "wordpiece":
-            prefix = told["model"]["continuing_subword_prefix"]
-            text = piece.removeprefix(prefix)
-            starts_V[id_] = not piece.startswith(prefix)
-        else:
-            text = piece.replace("▁", " ")
-            starts_V[id_] = _begins_word(text.encode())
+        data = bytes_of(piece)
+        text = data.decode("utf-8", errors="ignore")
+        starts_V[id_] = not piece.startswith(bytes_of.prefix) if kind == "wordpiece" else _begins_word(data)
         stripped = text.rstrip(CLOSERS)
         ends_V[id_] = bool(stripped) and stripped[-1] in ENDS
     return WordTable(starts_word_V=starts_V, ends_sentence_V=ends_V)
 
 
-def _pieces(told: Any) -> dict[int, str]:
-    """Every token by its id, added ones too."""
-    vocabulary = told["model"]["vocab"]
-    if isinstance(vocabulary, list):
-        pieces = {id_: str(piece) for id_, (piece, _) in enumerate(vocabulary)}
-    else:
-        pieces = {id_: piece for piece, id_ in vocabulary.items()}
-    return pieces | {entry["id"]: entry["content"] for entry in told.get("added_tokens", [])}
+def read_sentinels(tokenizer: Path, number: int) -> tuple[int, ...]:
+    """Ids of `<extra_id_0>` and on of the tokenizer in a folder; none where it has none of them, or `number` is 0.
 
-
-def _kind(told: Any) -> str | None:
-    model = told["model"]["type"]
-    if model == "BPE":
-        return "byte_bpe" if "ByteLevel" in json.dumps(told.get("decoder")) else None
-    return {"WordPiece": "wordpiece", "Unigram": "unigram"}.get(model)
+    Raises:
+        DataError: it has some, and not `number`.
+    """
+    path = tokenizer / "tokenizer.json"
+    if number == 0 or not path.is_file():
+        return ()
+    told = json.loads(path.read_text(encoding="utf-8"))
+    ids = piece_ids(told)
+    found = tuple(ids[name] for name in (f"<extra_id_{place}>" for place in range(number)) if name in ids)
+    if found and len(found) != number:
+        raise DataError(
+            f"{path}: has {len(found)} of the tokens <extra_id_0> to <extra_id_{number - 1}>, and span corruption "
+            "takes all or none of them: use another tokenizer, or objective=denoising"
+        )
+    return found
 
 
 def _begins_word(data: bytes) -> bool:
@@ -154,10 +146,3 @@ def _begins_word(data: bytes) -> bool:
     if category not in "LMN":
         return True
     return category != "M" and any(low <= ord(character) <= high for low, high in SPACELESS)
-
-
-def byte_alphabet() -> dict[str, int]:
-    """The byte that each character of a byte-level token stands for (Radford et al. 2019, encoder.py)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

@@ -20,7 +20,7 @@ SOURCES = ("a", "二", "c")
 
 def make_shards(folder: Path, documents: list[list[int]], chunk: int = 5, window: int = 1000) -> SplitWriter:
     config = TokenShardsConfig(sequence_length=LENGTH, max_sequences_per_file=4, pack_window_documents=window)
-    writer = SplitWriter(folder, "train", config, VOCAB, SOURCES)
+    writer = SplitWriter(folder, "train", config, VOCAB, SOURCES, 0)
     for start in range(0, len(documents), chunk):
         part = documents[start : start + chunk]
         tokens = np.array([token for document in part for token in document], dtype=np.uint32)
