@@ -25,8 +25,8 @@ DYNASTIES = {"tang": "唐", "song": "宋"}
 NO_POET = {"不詳", "無名氏", "易靜"}  # unknown, anonymous, and a book of 720 rhymed rules of war under one name
 NUM_POETS = 10
 MAX_POEMS_PER_POET = 1200
-MIN_CHARACTERS, MAX_CHARACTERS = 20, 200  # the shortest regular poem is 4 x 5; longer ones are 4 % of the poems
-NUM_OTHER_POEMS = {"tang": 4700, "song": 4100}
+MIN_CHARACTERS, MAX_CHARACTERS = 20, 120  # from 4 lines of 5 to 20 of 5: whole in 128 tokens
+NUM_OTHER_POEMS = {"tang": 5700, "song": 4900}
 OPENING_CHARACTERS = 10
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
@@ -80,8 +80,12 @@ def keep_clean(poems: Iterable[Poem], openings: set[str], dropped: Counter[str])
 
 
 def choose(poems: Iterable[Poem], count: int) -> list[Poem]:
-    """`count` of `poems`, by hash of the text: no order of the package in the choice."""
-    return sorted(poems, key=lambda poem: hashlib.sha256(poem["text"].encode()).digest())[:count]
+    """`count` of `poems`, by hash of the text: no order of the package in the choice.
+
+    The hash is salted. With the plain one, whoever splits the rows by a hash of the text would find no test rows of
+    the poets that were cut to `MAX_POEMS_PER_POET`.
+    """
+    return sorted(poems, key=lambda poem: hashlib.sha256(f"choose:{poem['text']}".encode()).digest())[:count]
 
 
 def _place(poem: Poem) -> tuple[str, int, int]:
