@@ -83,7 +83,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
 def artifact(run: tuple[Path, Done], name: str) -> Path:
     root, done = run
     step: Any = next(step for step in done.json["steps"] if step["name"] == name)
-    return root / "artifacts" / name / step["key"]
+    return root / "artifacts" / name / str(step["key"])
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@
 
 `tang_poets.jsonl.gz` is the labelled task: poems of the ten Tang poets of whom most is left, `author` is the label.
 `poems.jsonl.gz` is what else there is room for in 2 MB: other poems of the Tang and of the Song, chosen by hash.
-The gzip header carries no time and no name, so that the same input gives the same bytes (with zlib 1.3; another zlib
-may compress to other bytes of the same content). What is left out, and why, is counted on standard output.
+The gzip header carries no time and no name, so that the same input gives the same bytes (with zlib 1.2.13; another
+may compress the same content to other bytes). What is left out, and why, is counted on standard output.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def main(dist_folder: Path, output_folder: Path) -> None:
     for dynasty in DYNASTIES:
         dropped: Counter[str] = Counter()
         clean[dynasty] = list(keep_clean(read_poems(dist_folder, dynasty), openings, dropped))
-        print(f"{dynasty}: {len(clean[dynasty])} kept, {dict(dropped)}")
+        sys.stdout.write(f"{dynasty}: {len(clean[dynasty])} kept, {dict(dropped)}\n")
     sizes = Counter(poem["author"] for poem in clean["tang"] if poem["author"] not in NO_POET)
     poets = [poet for poet, _ in sizes.most_common(NUM_POETS)]
     task = [
@@ -123,7 +123,7 @@ def main(dist_folder: Path, output_folder: Path) -> None:
     ]
     write_rows(output_folder / "tang_poets.jsonl.gz", task)
     write_rows(output_folder / "poems.jsonl.gz", others)
-    print(f"task: {len(task)}, {dict(Counter(poem['author'] for poem in task))}; others: {len(others)}")
+    sys.stdout.write(f"task: {dict(Counter(poem['author'] for poem in task))}; others: {len(others)}\n")
 
 
 if __name__ == "__main__":
