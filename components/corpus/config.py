@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from components.corpus.cleaning import CleaningConfig
 from components.corpus.decontamination import DecontaminationConfig
 from components.corpus.filters import FilterConfig
 from components.corpus.rows import Columns, Document, ReadLimits
@@ -124,7 +125,13 @@ class CorpusConfig(ReadingConfig):
 
     sources: tuple[SourceConfig, ...] = Field(..., min_length=1, description="where the text comes from")
     collapse_whitespace: bool = Field(True, description="one space for a run of spaces; false for code and verse")
+    cleaning: CleaningConfig = Field(
+        default_factory=lambda: CleaningConfig.model_validate({}), description="repairs and masks of texts"
+    )
     filters: tuple[FilterConfig, ...] = Field((), description="filters by name, run in this order on cleaned text")
+    identify_language: bool = Field(
+        False, description="tell the language of each document; a filter `language` does so for itself"
+    )
     near_duplicates: NearDuplicatesConfig | None = Field(
         None,
         description="{} or more: documents that nearly equal an earlier one go; null: those of equal text alone",

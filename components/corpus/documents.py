@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from components.corpus.cleaning import CleaningConfig, CleaningCounts, clean_texts
 from components.corpus.config import CorpusConfig, NearDuplicatesConfig, SourceConfig
 from components.corpus.decontamination import EvaluationIndex, overlaps
 from components.corpus.filters import FilterConfig
@@ -59,7 +60,9 @@ class Rules:
     document: Document
     limits: ReadLimits
     collapse_whitespace: bool
+    cleaning: CleaningConfig
     filters: tuple[FilterConfig, ...]
+    identify_language: bool
     sample_fraction: float
     near_duplicates: NearDuplicatesConfig | None
 
@@ -71,6 +74,8 @@ class Rules:
             document=source.document,
             limits=config.limits("corpus"),
             collapse_whitespace=config.collapse_whitespace,
+            cleaning=config.cleaning,
+            identify_language=config.identify_language,
             filters=config.filters if source.filters is None else source.filters,
             sample_fraction=config.sample_fraction,
             near_duplicates=config.near_duplicates,
@@ -84,7 +89,9 @@ class Rules:
             "document": self.document,
             "max_document_bytes": self.limits.max_document_bytes,
             "collapse_whitespace": self.collapse_whitespace,
+            "cleaning": self.cleaning.model_dump(mode="json"),
             "filters": [filter_.model_dump(mode="json") for filter_ in self.filters],
+            "identify_language": self.identify_language,
             "sample_fraction": self.sample_fraction,
             "near_duplicates": near.model_dump(mode="json") if near else None,
         }
@@ -104,26 +111,34 @@ class UnitFacts(BaseModel):
     """Row groups of the documents that are kept; the dropped ones follow."""
     dropped: dict[str, int]
     """Rows by reason."""
+    cleaned: dict[str, int]
+    """Texts that each cleaner changed."""
+    languages: dict[str, int]
+    """Documents kept by language, where it was identified."""
 
 
 def prepare(row: Row, *, collapse_whitespace: bool = True, sample_fraction: float = 1.0) -> tuple[Row, bytes]:
     """`row` with cleaned text, or with the reason why it cannot be used, and the digest that names its text."""
     if row.reason is not None:
         return row, bytes(ID_BYTES)
-    text, digest, reason = _examined(row.text, collapse_whitespace, sample_fraction)
+    text, digest = row.text, bytes(ID_BYTES)
+    reason: str | None = None
+    if not is_unicode(text):
+        reason = Reason.NOT_UNICODE
+    else:
+        text = clean(text, collapse_whitespace=collapse_whitespace)
+        digest, reason = _named(text, collapse_whitespace, sample_fraction)
     text = text if reason is None else excerpt(text)
     return Row(row.number, text, row.label, reason=reason, id=row.id, license=row.license), digest
 
 
-def _examined(text: str, collapse_whitespace: bool, sample_fraction: float) -> tuple[str, bytes, str | None]:
-    if not is_unicode(text):
-        return text, bytes(ID_BYTES), Reason.NOT_UNICODE
-    text = clean(text, collapse_whitespace=collapse_whitespace)
+def _named(text: str, collapse_whitespace: bool, sample_fraction: float) -> tuple[bytes, str | None]:
+    """The digest of a cleaned text, and why it is not used."""
     if not text:
-        return text, bytes(ID_BYTES), Reason.EMPTY
+        return bytes(ID_BYTES), Reason.EMPTY
     digest = collapsed_digest(text) if collapse_whitespace else cleaned_digest(text)
     sampled = sample_fraction >= 1 or unit_interval(digest, "sample") < sample_fraction
-    return text, digest, None if sampled else Reason.NOT_SAMPLED
+    return digest, None if sampled else Reason.NOT_SAMPLED
 
 
 def write_unit(unit: Unit, rules: Rules, evaluation: EvaluationIndex, path: Path) -> UnitFacts:
@@ -143,6 +158,8 @@ def write_unit(unit: Unit, rules: Rules, evaluation: EvaluationIndex, path: Path
     held: list[pa.Table] = []
     held_rows = held_bytes = num_rows = num_kept = num_bytes = num_groups = 0
     dropped: Counter[str] = Counter()
+    languages: Counter[str] = Counter()
+    cleaned = CleaningCounts()
     shown: list[pa.Table] = []
     with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1, use_dictionary=["language"]) as writer:
 
@@ -153,11 +170,14 @@ def write_unit(unit: Unit, rules: Rules, evaluation: EvaluationIndex, path: Path
             num_groups += 1
 
         for batch in read_batches(unit, rules.columns, rules.limits, rules.document):
-            table = examine(batch, rules, evaluation, schema)
+            table, changed = examine(batch, rules, evaluation, schema)
+            cleaned += changed
             num_rows += len(table)
             kept = table.filter(table.column("reason").is_null())
             if len(kept) < len(table):
                 shown.append(_to_show(table.filter(table.column("reason").is_valid()), dropped))
+            if rules.identify_language:
+                languages.update(kept.column("language").to_pylist())
             while len(kept):
                 part = kept.slice(0, GROUP_ROWS - held_rows)
                 kept = kept.slice(len(part))
@@ -177,6 +197,8 @@ def write_unit(unit: Unit, rules: Rules, evaluation: EvaluationIndex, path: Path
             num_bytes_kept=num_bytes,
             num_kept_groups=num_groups,
             dropped=dict(sorted(dropped.items())),
+            cleaned={name: count for name, count in cleaned.as_dict().items() if count},
+            languages=dict(sorted(languages.items())),
         )
         writer.add_key_value_metadata({FACTS.decode(): facts.model_dump_json()})
     return facts
@@ -226,18 +248,27 @@ def _to_show(table: pa.Table, dropped: Counter[str]) -> pa.Table:
     return table.take(chosen)
 
 
-def examine(batch: RowBatch, rules: Rules, evaluation: EvaluationIndex, schema: pa.Schema) -> pa.Table:
-    """The rows of `batch`, in order, as a table of `schema`; those to drop with their reason and an excerpt."""
+def examine(
+    batch: RowBatch, rules: Rules, evaluation: EvaluationIndex, schema: pa.Schema
+) -> tuple[pa.Table, CleaningCounts]:
+    """The rows of `batch`, in order, as a table of `schema`, those to drop with their reason and an excerpt; and how
+    many texts each cleaner changed."""
     texts, reasons = list(batch.texts), list(batch.reasons)
     details: list[str | None] = [None] * len(batch)
     digests = [bytes(ID_BYTES)] * len(batch)
     for position, reason in enumerate(reasons):
-        if reason is None:
-            texts[position], digests[position], reasons[position] = _examined(
-                texts[position], rules.collapse_whitespace, rules.sample_fraction
-            )
-            if digests[position] in evaluation.digests and reasons[position] is None:
-                reasons[position] = Reason.IN_EVALUATION_SET
+        if reason is None and not is_unicode(texts[position]):
+            reasons[position] = Reason.NOT_UNICODE
+    alive = [position for position, reason in enumerate(reasons) if reason is None]
+    cleaned, changed = clean_texts(
+        [texts[position] for position in alive], rules.cleaning, collapse_whitespace=rules.collapse_whitespace
+    )
+    for position, text in zip(alive, cleaned, strict=True):
+        texts[position] = text
+        digests[position], reasons[position] = _named(text, rules.collapse_whitespace, rules.sample_fraction)
+        if reasons[position] is None and digests[position] in evaluation.digests:
+            reasons[position] = Reason.IN_EVALUATION_SET
+    found_languages = [""] * len(texts)
     for filter_ in rules.filters:
         alive = [position for position, reason in enumerate(reasons) if reason is None]
         kept = filter_.keeps(TextBatch([texts[position] for position in alive]))
@@ -254,6 +285,12 @@ def examine(batch: RowBatch, rules: Rules, evaluation: EvaluationIndex, schema: 
         if rules.near_duplicates:
             of = ngrams(found, rules.near_duplicates.ngram_words)
             band_rows = bands(of, rules.near_duplicates.similarity)
+    if rules.identify_language and alive:
+        from components.corpus.language import languages
+
+        codes, _ = languages([texts[position] for position in alive])
+        for position, code in zip(alive, codes, strict=True):
+            found_languages[position] = code
     texts = [text if reason is None else excerpt(text) for text, reason in zip(texts, reasons, strict=True)]
     columns: dict[str, Any] = {
         "row": batch.numbers,
@@ -261,7 +298,7 @@ def examine(batch: RowBatch, rules: Rules, evaluation: EvaluationIndex, schema: 
         "place": [unit_interval(digest, "corpus_split") for digest in digests],
         "text": texts,
         "num_bytes": [len(text) if text.isascii() else len(text.encode()) for text in texts],
-        "language": [""] * len(texts),
+        "language": found_languages,
         "original_id": batch.ids,
         "license": batch.licenses,
         "reason": reasons,
@@ -274,7 +311,7 @@ def examine(batch: RowBatch, rules: Rules, evaluation: EvaluationIndex, schema: 
         if alive:
             flat[alive] = band_rows
         arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), size))
-    return pa.table(arrays, schema=schema)
+    return pa.table(arrays, schema=schema), changed
 
 
 def texts_of(path: Path, rows: list[int]) -> Iterator[str]:

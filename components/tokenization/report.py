@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.tokenization.encoding import load_tokenizer
+from components.tokenization.encoder import load_tokenizer
 from components.tokenization.pieces import BYTE_TOKEN, PieceBytes, piece_ids, special_pieces, unknown_id
 from components.tokenization.scripts import script_of
 from components.tokenization.training_texts import TrainingTexts

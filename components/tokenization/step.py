@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.tokenization.config import TokenizerConfig, TokenShardsConfig
-from infra.errors import DataError
+from infra.errors import DataError, FromzeroError
 from infra.journal.step import Artifact, StepContext, StepOutput
 from infra.storage.raw import digest_file
 from infra.tracking.records import FileRecord
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from components.tokenization.encoding import EncodeTask, Encoding
+    from infra.storage.units import UnitStore
 
 REPORT_NAME = "tokenizer_report.json"
 
@@ -120,28 +127,35 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
     """
     import numpy as np
 
-    from components.tokenization.distributed import encoded_tables
-    from components.tokenization.encoding import encode_tasks, load_tokenizer, source_names
+    from components.tokenization.encoder import load_tokenizer
+    from components.tokenization.encoding import SUFFIX, UNITS, Encoding, encode_tasks, source_weights
     from components.tokenization.shard_writer import SplitWriter
     from components.tokenization.shards import ShardIndex, write_index
     from components.tokenization.special import read_special_ids
+    from infra.storage.units import UnitStore
 
     started = time.monotonic()
-    tokenizer_path = str(inputs["tokenizer"].path / "tokenizer" / "tokenizer.json")
+    corpus, folder = inputs["corpus"].path, inputs["tokenizer"].path / "tokenizer"
+    tokenizer_path = str(folder / "tokenizer.json")
     vocab_size = load_tokenizer(tokenizer_path).get_vocab_size()
-    special = read_special_ids(inputs["tokenizer"].path / "tokenizer")
-    tasks = [task for split in ("train", "validation") for task in encode_tasks(inputs["corpus"].path, split)]
-    sources = source_names(inputs["corpus"].path)
+    special = read_special_ids(folder)
+    encoding = Encoding(tokenizer_path=tokenizer_path, special=special, vocab_size=vocab_size)
+    tasks = [task for split in ("train", "validation") for task in encode_tasks(corpus, split, encoding)]
+    weights = source_weights(corpus)
+    sources = tuple(weights)
     writers = {
         name: SplitWriter(context.output, name, config, vocab_size, sources, special.pad)
         for name in ("train", "validation")
     }
+    store = UnitStore(folder=context.units / UNITS, mirror=context.mirror, suffix=SUFFIX)
+    num_made = 0
     reported = 0.0
-    for done, table in encoded_tables(tasks, tokenizer_path, context.mirror):
-        writers[tasks[done].split].add_table(table)
+    for done, (task, table, is_new) in enumerate(_tokenized(tasks, encoding, store, weights)):
+        writers[task.split].add_table(table)
+        num_made += is_new
         if time.monotonic() - reported >= 1:
             reported = time.monotonic()
-            context.tracker.progress(done, len(tasks), "row groups")
+            context.tracker.progress(done, len(tasks), "units")
     splits = {name: writer.close() for name, writer in writers.items()}
     write_index(
         context.output,
@@ -157,7 +171,7 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
         ),
     )
     np.save(context.output / "unigram_counts.npy", writers["train"].unigram_counts)
-    context.tracker.progress(len(tasks), len(tasks), "row groups")
+    context.tracker.progress(len(tasks), len(tasks), "units")
     train, validation = splits["train"], splits["validation"]
     num_places = train.num_sequences * config.sequence_length
     seconds = time.monotonic() - started
@@ -174,6 +188,32 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
             "num_validation_sequences": validation.num_sequences,
             "num_validation_cut_documents": writers["validation"].num_cut_documents,
         },
-        measured={"seconds": seconds, "tokens_per_second": (train.num_tokens + validation.num_tokens) / seconds},
+        measured={
+            "seconds": seconds,
+            "tokens_per_second": (train.num_tokens + validation.num_tokens) / seconds,
+            "num_units": len(tasks),
+            "num_units_made": num_made,
+        },
         records=(FileRecord(path="shards.json"),),
+        units={UNITS: tuple(task.key for task in tasks)},
     )
+
+
+def _tokenized(
+    tasks: Sequence[EncodeTask], encoding: Encoding, store: UnitStore, weights: dict[str, float]
+) -> Iterator[tuple[EncodeTask, pa.Table, bool]]:
+    """The documents of each task, in order, and whether they had to be tokenized."""
+    from components.tokenization.distributed import make_token_units
+    from components.tokenization.encoding import documents
+
+    found = store.sound(store.find([task.key for task in tasks]))
+    missing = [task for task in tasks if task.key not in found or documents(task, found[task.key], weights) is None]
+    waiting = {task.key for task in missing}
+    made = make_token_units(missing, encoding, store) if missing else iter(())
+    for task in tasks:
+        path = next(made) if task.key in waiting else found[task.key]
+        store.mirror.pull(path)
+        table = documents(task, path, weights)
+        if table is None:
+            raise FromzeroError(f"{path} lacks a document that it was made for; this is a bug: please report it")
+        yield task, table, task.key in waiting

@@ -63,12 +63,17 @@ class UnitStore:
             fsync(temporary)
             path = folder / f"{key}-{sha256(temporary)[:DIGEST_CHARACTERS]}{self.suffix}"
             temporary.replace(path)
+            older = [one for one in folder.glob(f"{key}-*{self.suffix}") if one != path]
+            for one in older:  # another attempt's, or one that lacked something
+                one.unlink(missing_ok=True)
             fsync(folder)
         except OSError as error:
             raise storage_error(error, folder) from error
         finally:
             temporary.unlink(missing_ok=True)
         self.mirror.push(path)
+        for one in older:
+            self.mirror.drop(one)
         return path
 
     def open(self, path: Path) -> Path:

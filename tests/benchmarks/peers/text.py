@@ -205,7 +205,9 @@ def write(cache: Path, num_bytes: int, num_files: int, seed: int = 0) -> Text:
         told = {"num_documents": len(lengths), "num_bytes": sum(lengths), "percentiles": percentiles}
         report.write_text(json.dumps(told | {"by_source": written}))
     files = tuple(sorted(folder.glob("part-*.jsonl")))
-    return Text(files=files, num_file_bytes=sum(path.stat().st_size for path in files), **json.loads(report.read_text()))
+    return Text(
+        files=files, num_file_bytes=sum(path.stat().st_size for path in files), **json.loads(report.read_text())
+    )
 
 
 def texts(files: Iterable[Path]) -> Iterator[str]:

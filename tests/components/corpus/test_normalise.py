@@ -13,6 +13,7 @@ from components.corpus.filters import (
     MinCharacters,
     MinLetterFraction,
 )
+from components.corpus.filters.batch import TextBatch
 from components.corpus.normalise import clean, cleaned_digest, is_unicode, text_digest, text_id, unit_interval
 
 
@@ -80,4 +81,4 @@ def test_hash_fractions_are_even_and_independent_of_each_other() -> None:
     ],
 )
 def test_filters_keep_and_drop(filter_: MinCharacters, kept: str, dropped: str) -> None:
-    assert filter_.keeps(kept) and not filter_.keeps(dropped)
+    assert filter_.keeps(TextBatch([kept, dropped])).tolist() == [True, False]
