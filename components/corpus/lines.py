@@ -99,9 +99,13 @@ class Utf8Lines:
 
     def check(self) -> None:
         """Raises DataError if at least half of the non-empty lines, and at least ten, are not UTF-8."""
-        if self._first is not None and self._num_bad >= max(MIN_LINES_NOT_UTF8, self._num_lines / 2):
-            position, line = self._first
-            raise self.error(position, line)
+        if self._num_bad >= max(MIN_LINES_NOT_UTF8, self._num_lines / 2):
+            self.refuse()
+
+    def refuse(self) -> None:
+        """Raises DataError if any line is not UTF-8."""
+        if self._first is not None:
+            raise self.error(*self._first)
 
     def error(self, position: int, line: bytes, encoding: str | None = None) -> DataError:
         """What to do about `line`, which lies at byte `position` and begins with a byte that is not UTF-8."""

@@ -106,7 +106,7 @@ HOSTILE = [
     Hostile(
         "latin.txt", lambda: b"good\n" * 20 + b"caf\xe9\n" * 20, error="not UTF-8 at byte 103 .*iconv -f WINDOWS-1252"
     ),
-    Hostile("gb18030.csv", lambda: "春,b\n".encode("gb18030") * 20, error="the first line is no CSV header"),
+    Hostile("gb18030.csv", lambda: "春,b\n".encode("gb18030") * 20, error="not UTF-8 at byte 0 .*iconv -f GB18030"),
     Hostile("file.txt", lambda: "春眠\n".encode("gb18030") * 20, error="not UTF-8 at byte 0 ", document="file"),
     Hostile("utf16.txt", lambda: "good\n".encode("utf-16"), error="not UTF-8 at byte 0 .*iconv -f UTF-16 -t UTF-8"),
     Hostile("utf16.jsonl", lambda: b"\xfe\xff" + '{"text": "x"}'.encode("utf-16-be"), error="iconv -f UTF-16"),
