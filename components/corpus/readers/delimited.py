@@ -42,8 +42,8 @@ def read_csv(unit: Unit, columns: Columns, limits: ReadLimits) -> Iterator[RowBa
         if header.reason == Reason.NOT_UNICODE:
             utf8.refuse()
         raise DataError(
-            f"{unit.file.name}: the first line is no CSV header ({header.reason}: {excerpt(header.shown).strip()}); name "
-            "the columns in it"
+            f"{unit.file.name}: the first line is no CSV header ({header.reason}: {excerpt(header.shown).strip()}); "
+            "name the columns in it"
         )
     names, *first = header
     names = [name.strip() for name in names]

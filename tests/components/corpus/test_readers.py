@@ -169,7 +169,7 @@ def test_ids_and_licences_travel_along(name: str, tmp_path: Path, files: SimpleN
     if name != "a.jsonl":
         rows = [{**row, "key": str(row["key"])} for row in rows]
     table = "key,text,terms\n" + "".join(f"{r['key']},{r['text']},{r['terms'] or ''}\n" for r in rows)
-    data = {"a.jsonl": files.jsonl(rows), "a.csv": table.encode(), "a.parquet": files.parquet(rows)}[name]
+    data = {"a.jsonl": files.jsonl, "a.csv": lambda _: table.encode(), "a.parquet": files.parquet}[name](rows)
     columns = Columns(id="key", license="terms")
     found = list(read_rows(Unit(file=files.write(tmp_path / name, data)), columns))
     assert [(row.text, row.id) for row in found] == [("x", "7"), ("y", "100000000000000000000")]
