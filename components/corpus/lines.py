@@ -18,6 +18,8 @@ from infra.storage.raw import RawFile
 
 MIN_LINES_NOT_UTF8 = 10
 """With fewer, a file of another encoding is not told from one with some bad lines."""
+SHOWN_BYTES = 4 * EXCERPT_CHARACTERS
+"""What is kept of a line that is too long or not UTF-8."""
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -86,7 +88,7 @@ class Utf8Lines:
             self._num_lines += 1
             self._num_bad += 1
             if self._first is None:
-                self._first = offset + error.start, line[error.start : error.start + 1000]
+                self._first = offset + error.start, line[error.start : error.start + SHOWN_BYTES]
             return line
         self._num_lines += bool(text)
         return text
@@ -97,9 +99,13 @@ class Utf8Lines:
 
     def check(self) -> None:
         """Raises DataError if at least half of the non-empty lines, and at least ten, are not UTF-8."""
-        if self._first is not None and self._num_bad >= max(MIN_LINES_NOT_UTF8, self._num_lines / 2):
-            position, line = self._first
-            raise self.error(position, line)
+        if self._num_bad >= max(MIN_LINES_NOT_UTF8, self._num_lines / 2):
+            self.refuse()
+
+    def refuse(self) -> None:
+        """Raises DataError if any line is not UTF-8."""
+        if self._first is not None:
+            raise self.error(*self._first)
 
     def error(self, position: int, line: bytes, encoding: str | None = None) -> DataError:
         """What to do about `line`, which lies at byte `position` and begins with a byte that is not UTF-8."""
@@ -113,7 +119,7 @@ class Utf8Lines:
 def _guess(line: bytes) -> str:
     """GB18030, unless the bytes cannot be that."""
     try:
-        codecs.getincrementaldecoder("gb18030")().decode(line)
+        codecs.getincrementaldecoder("gb18030")().decode(line, len(line) < SHOWN_BYTES)  # a longer one was cut
     except UnicodeDecodeError:
         return "WINDOWS-1252"
     return "GB18030"
@@ -121,7 +127,7 @@ def _guess(line: bytes) -> str:
 
 def start_of(line: bytes) -> str:
     """What there is to show of a line that is not UTF-8."""
-    return line[: 4 * EXCERPT_CHARACTERS].decode(errors="backslashreplace")
+    return line[:SHOWN_BYTES].decode(errors="backslashreplace")
 
 
 def read_blocks(unit: Unit, limits: ReadLimits, utf8: Utf8Lines) -> Iterator[tuple[int, Block]]:
@@ -146,9 +152,10 @@ def _blocks(stream: Readable, offset: int, max_bytes: int, utf8: Utf8Lines) -> I
     held: list[bytes] = []
     num_held = 0
     long: LongLine | None = None
-    chunk = stream.read(CHUNK_BYTES)
     if offset == 0:
-        offset, chunk = without_mark(chunk, utf8)
+        offset, chunk = read_start(stream, utf8)
+    else:
+        chunk = stream.read(CHUNK_BYTES)
     while chunk:
         rest = chunk
         if long is not None:
@@ -168,7 +175,7 @@ def _blocks(stream: Readable, offset: int, max_bytes: int, utf8: Utf8Lines) -> I
             held.append(rest)
             num_held += len(rest)
         if num_held > max_bytes:
-            long = LongLine(b"".join(held)[: 4 * EXCERPT_CHARACTERS], sum(part.count(b'"') for part in held))
+            long = LongLine(b"".join(held)[:SHOWN_BYTES], sum(part.count(b'"') for part in held))
             offset += num_held
             held, num_held = [], 0
         chunk = stream.read(CHUNK_BYTES)
@@ -178,12 +185,15 @@ def _blocks(stream: Readable, offset: int, max_bytes: int, utf8: Utf8Lines) -> I
         yield from _checked(b"".join(held), offset, max_bytes)
 
 
-def without_mark(chunk: bytes, utf8: Utf8Lines) -> tuple[int, bytes]:
-    """The start of a file without the mark of UTF-8, and how long that was.
+def read_start(stream: Readable, utf8: Utf8Lines) -> tuple[int, bytes]:
+    """The first chunk of a file without the mark of UTF-8, and how long that was.
 
     Raises:
         DataError: the mark of another encoding.
     """
+    chunk = stream.read(CHUNK_BYTES)
+    while 0 < len(chunk) < len(codecs.BOM_UTF32_LE) and (more := stream.read(CHUNK_BYTES)):
+        chunk += more
     for mark, encoding in _MARKS.items():
         if chunk.startswith(mark):
             raise utf8.error(0, chunk, encoding)
@@ -202,7 +212,7 @@ def _checked(block: bytes, offset: int, max_bytes: int) -> Iterator[tuple[int, B
         if len(line) > max_bytes:
             if position > start:
                 yield offset + start, block[start : position - 1]
-            yield offset + position, LongLine(line[: 4 * EXCERPT_CHARACTERS], line.count(b'"'))
+            yield offset + position, LongLine(line[:SHOWN_BYTES], line.count(b'"'))
             start = position + len(line) + 1
         position += len(line) + 1
     if start < len(block) + 1:

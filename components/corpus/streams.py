@@ -103,7 +103,12 @@ def opened(unit: Unit) -> Iterator[IO[bytes]]:
         if file.copy is None and not _is_as_planned(unit, path, before):
             raise _changed(file, f"{before[0]} bytes, {file.num_bytes} then")
         with path.open("rb") as stream:
-            yield stream
+            try:
+                yield stream
+            except DataError as error:  # what looks damaged may be half written
+                if _state(file, path) != before:
+                    raise _changed(file, "while it was read") from error
+                raise
             if _state(file, path) != before:
                 raise _changed(file, "while it was read")
 

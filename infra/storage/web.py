@@ -16,6 +16,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from infra.errors import DamagedArtifactError, StorageError, UserError
+from infra.storage.files import storage_error
 
 SCHEMES = ("http://", "https://")
 CHUNK_BYTES = 4 << 20
@@ -72,8 +73,12 @@ def download(url: str, digest: str, target: Path) -> None:
             for chunk in _chunks(url, url):
                 found.update(chunk)
                 stream.write(chunk)
+    except StorageError:
+        raise
     except UserError as error:
         raise DamagedArtifactError(str(error)) from error
+    except OSError as error:
+        raise storage_error(error, target) from error
     if found.hexdigest() != digest:
         raise DamagedArtifactError(f"{url} has another SHA-256")
 

@@ -18,8 +18,8 @@ from components.corpus.arrow_layout import (
     is_file,
     stream_blocks,
 )
-from components.corpus.readers.tables import batches_of, wanted_columns
-from components.corpus.rows import Columns, ReadLimits, RowBatch, RowBatcher
+from components.corpus.readers.tables import TableRows, wanted_columns
+from components.corpus.rows import Columns, ReadLimits, RowBatch
 from components.corpus.streams import open_seekable, raise_too_large, reading
 from components.corpus.units import Unit
 from infra.errors import DataError
@@ -30,7 +30,7 @@ MAX_BATCH_BYTES = 2 << 30
 
 def read_arrow(unit: Unit, columns: Columns, limits: ReadLimits) -> Iterator[RowBatch]:
     """The rows of the record batches of `unit`; see `read_batches`."""
-    file, rows = unit.file, RowBatcher()
+    file, table = unit.file, TableRows(unit.file, columns, limits)
     with open_seekable(unit, limits) as stream, reading(file):
         try:
             in_file_format = is_file(stream)
@@ -44,8 +44,8 @@ def read_arrow(unit: Unit, columns: Columns, limits: ReadLimits) -> Iterator[Row
             raise DataError(f"{file.name}: damaged arrow data ({error}); make the file again") from error
         stream.seek(0)
         for batch in _batches(unit, stream, columns, in_file_format):
-            yield from batches_of(rows, batch, columns, limits.max_document_bytes)
-    yield from rows.rest()
+            yield from table.batches(batch)
+    yield from table.rows.rest()
 
 
 def _batches(unit: Unit, stream: IO[bytes], columns: Columns, in_file_format: bool) -> Iterator[list[pa.Array]]:

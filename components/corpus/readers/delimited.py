@@ -39,9 +39,11 @@ def read_csv(unit: Unit, columns: Columns, limits: ReadLimits) -> Iterator[RowBa
     if header is None:
         return
     if isinstance(header, _Bad):
+        if header.reason == Reason.NOT_UNICODE:
+            utf8.refuse()
         raise DataError(
-            f"{unit.file.name}: the first line is no CSV header ({header.reason}: {excerpt(header.shown)}); name the "
-            "columns in it, in UTF-8"
+            f"{unit.file.name}: the first line is no CSV header ({header.reason}: {excerpt(header.shown).strip()}); "
+            "name the columns in it"
         )
     names, *first = header
     names = [name.strip() for name in names]
@@ -109,7 +111,7 @@ def _records(unit: Unit, limits: ReadLimits, utf8: Utf8Lines) -> Iterator[Run]:
     held: list[str] = []
     num_lines = num_held = num_quotes = first_line = 0
     is_skipping = False
-    for _, block in read_blocks(unit, limits, utf8):
+    for offset, block in read_blocks(unit, limits, utf8):
         if isinstance(block, LongLine):
             if not is_skipping:
                 yield _Bad(Reason.TOO_LONG, held[0] if held else block.shown)
@@ -118,7 +120,7 @@ def _records(unit: Unit, limits: ReadLimits, utf8: Utf8Lines) -> Iterator[Run]:
             num_lines += len(held) + 1
             held, num_held, is_skipping = [], 0, num_quotes % 2 == 1
             continue
-        lines, has_bad = _decoded(block, utf8)
+        lines, has_bad = _decoded(block, offset, utf8)
         if is_skipping:
             skipped = next((i for i, line in enumerate(lines, 1) if line.count('"') % 2), len(lines) + 1)
             is_skipping = skipped > len(lines)
@@ -150,12 +152,12 @@ def _records(unit: Unit, limits: ReadLimits, utf8: Utf8Lines) -> Iterator[Run]:
         )
 
 
-def _decoded(block: bytes, utf8: Utf8Lines) -> tuple[list[str], bool]:
+def _decoded(block: bytes, offset: int, utf8: Utf8Lines) -> tuple[list[str], bool]:
     """The lines of a block with their ends, and whether some are not UTF-8: those have surrogates."""
     text = utf8.decode_whole(block)
     has_bad = text is None
     if text is None:
-        for _ in utf8.decode_each(block, 0):
+        for _ in utf8.decode_each(block, offset):
             pass
         text = block.decode(errors="surrogateescape")
     return list(io.StringIO(text + "\n", newline="\n")), has_bad

@@ -46,7 +46,8 @@ def read_jsonl(unit: Unit, columns: Columns, limits: ReadLimits) -> Iterator[Row
             for line in part:
                 parser.parse(line, offset)
                 offset += len(line) + 1
-                yield from rows.full()
+                if rows.is_full:
+                    yield from rows.rest()
     yield from rows.rest()
     utf8.check()
 
@@ -84,11 +85,14 @@ class _Parser:
 
     def parse(self, line: bytes, offset: int) -> None:
         """One line, which lies at byte `offset`, as a row."""
+        if not line:
+            self._rows.add("", reason=Reason.EMPTY)
+            return
         text = self._utf8.decode_line(line, offset)
         if isinstance(text, bytes):
             self._rows.add(start_of(text), reason=Reason.NOT_UNICODE)
             return
-        if not text or text.isspace():
+        if text.isspace():
             self._rows.add("", reason=Reason.EMPTY)
             return
         try:

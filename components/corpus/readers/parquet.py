@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-from components.corpus.readers.tables import batches_of, wanted_columns
-from components.corpus.rows import BATCH_ROWS, Columns, ReadLimits, RowBatch, RowBatcher
+from components.corpus.readers.tables import TableRows, wanted_columns
+from components.corpus.rows import BATCH_ROWS, Columns, ReadLimits, RowBatch
 from components.corpus.streams import CHUNK_BYTES, open_seekable, raise_too_large, reading
 from components.corpus.units import Unit
 from infra.errors import DataError
@@ -25,7 +25,7 @@ _DICTIONARY_PAGE = 2
 
 def read_parquet(unit: Unit, columns: Columns, limits: ReadLimits) -> Iterator[RowBatch]:
     """The rows of the row groups of `unit`; see `read_batches`."""
-    file, rows = unit.file, RowBatcher()
+    file, table = unit.file, TableRows(unit.file, columns, limits)
     with open_seekable(unit, limits) as stream, reading(file):
         metadata = pq.read_metadata(stream)
         schema = metadata.schema.to_arrow_schema()
@@ -42,24 +42,23 @@ def read_parquet(unit: Unit, columns: Columns, limits: ReadLimits) -> Iterator[R
         # pages one by one, not whole column chunks: hence a buffer
         with pq.ParquetFile(stream, read_dictionary=measured, buffer_size=CHUNK_BYTES) as parquet:
             for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
-                arrays = [batch.column(name) for name in names]
-                yield from batches_of(rows, arrays, columns, limits.max_document_bytes)
+                yield from table.batches([batch.column(name) for name in names])
         num_claimed = sum(metadata.row_group(group).num_rows for group in groups)
-        if rows.num_rows != num_claimed:
+        if table.rows.num_rows != num_claimed:
             raise DataError(
-                f"{file.name}: damaged parquet data ({rows.num_rows} rows, {num_claimed} in the footer); make the file "
-                "again"
+                f"{file.name}: damaged parquet data ({table.rows.num_rows} rows, {num_claimed} in the footer); make "
+                "the file again"
             )
-    yield from rows.rest()
+    yield from table.rows.rest()
 
 
 def _check_claims(unit: Unit, chunks: list[Any], limits: ReadLimits) -> None:
     """Raises DataError where the footer claims more than a file may have."""
     for chunk in chunks:
-        if chunk.total_uncompressed_size > max(1, chunk.num_values) * limits.max_document_bytes + CHUNK_BYTES:
+        if chunk.total_uncompressed_size > max(1, chunk.num_values) * 4 * limits.max_document_bytes + CHUNK_BYTES:
             raise DataError(
                 f"{unit.file.name}: a row group has {chunk.total_uncompressed_size} bytes of column "
-                f"{chunk.path_in_schema} in {chunk.num_values} rows, more a row than "
+                f"{chunk.path_in_schema} in {chunk.num_values} rows, far more a row than "
                 f"{limits.where}.max_document_bytes ({limits.max_document_bytes}); raise it, or cut the documents"
             )
     raise_too_large(unit.file, sum(chunk.total_uncompressed_size for chunk in chunks), limits)

@@ -14,10 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.corpus.lines import LongLine, start_of
+from components.corpus.lines import SHOWN_BYTES, LongLine, start_of
 from components.corpus.readers.delimited import column_places
 from components.corpus.readers.fields import add_record, name_of
-from components.corpus.rows import BATCH_ROWS, EXCERPT_CHARACTERS, Columns, Reason, RowBatch, RowBatcher
+from components.corpus.rows import BATCH_ROWS, Columns, ReadLimits, Reason, RowBatch, RowBatcher
+from components.corpus.streams import raise_too_large
 from infra.errors import DataError
 from infra.storage.raw import RawFile
 
@@ -48,27 +49,38 @@ def is_text(type_: pa.DataType) -> bool:
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
 
 
-def batches_of(rows: RowBatcher, arrays: list[pa.Array], columns: Columns, max_bytes: int) -> Iterator[RowBatch]:
-    """The rows of one record batch.
+class TableRows:
+    """Gives the rows of record batches, one after the other."""
 
-    Args:
-        rows: what numbers them; whole batches leave it at once.
-        arrays: the columns `columns.named()`.
-        columns: which they are.
-        max_bytes: of a text.
+    def __init__(self, file: RawFile, columns: Columns, limits: ReadLimits) -> None:
+        self._file, self._columns, self._limits = file, columns, limits
+        self._num_bytes = 0
+        self.rows = RowBatcher()
 
-    Raises:
-        ArrowInvalid: the batch is damaged.
-    """
-    for start in range(0, len(arrays[0]), BATCH_ROWS):
-        texts, *sides = (array.slice(start, BATCH_ROWS) for array in arrays)
-        found = dict(zip(columns.named()[1:], map(_names, sides), strict=True))
+    def batches(self, arrays: list[pa.Array]) -> Iterator[RowBatch]:
+        """The rows of one record batch.
+
+        Args:
+            arrays: the columns `columns.named()`.
+
+        Raises:
+            ArrowInvalid: the batch is damaged.
+            DataError: the file has more text than it may decompress to.
+        """
+        for start in range(0, len(arrays[0]), BATCH_ROWS):
+            yield from self._some([array.slice(start, BATCH_ROWS) for array in arrays])
+
+    def _some(self, arrays: list[pa.Array]) -> Iterator[RowBatch]:
+        columns, rows, texts = self._columns, self.rows, arrays[0]
+        found = dict(zip(columns.named()[1:], map(_names, arrays[1:]), strict=True))
         nothing = [None] * len(texts)
         labels, ids, licenses = (
             nothing if name is None else found[name] for name in (columns.label, columns.id, columns.license)
         )
         done = 0
-        for values in text_runs(texts, max_bytes):
+        for values, num_bytes in text_runs(texts, self._limits.max_document_bytes):
+            self._num_bytes += num_bytes
+            raise_too_large(self._file, self._num_bytes, self._limits)
             if columns.label is None and set(map(type, values)) == {str}:
                 yield from rows.rest()
                 batch = RowBatch.of_texts(rows.num_rows + 1, values)
@@ -94,7 +106,7 @@ def _names(array: pa.Array) -> list[Any]:
     if is_text(array.type):
         return [
             value if isinstance(value, str) or value is None else ()
-            for run in text_runs(array, MAX_NAME_BYTES)
+            for run, _ in text_runs(array, MAX_NAME_BYTES)
             for value in run
         ]
     array.validate(full=True)
@@ -103,8 +115,8 @@ def _names(array: pa.Array) -> list[Any]:
     return list(array.to_pylist())
 
 
-def text_runs(array: pa.Array, max_bytes: int) -> Iterator[list[Any]]:
-    """The values of a column of text, about 16 MiB at a time.
+def text_runs(array: pa.Array, max_bytes: int) -> Iterator[tuple[list[Any], int]]:
+    """The values of a column of text, about 16 MiB at a time, and how many bytes they have.
 
     Returns:
         Lists of strings; None where there is none, bytes where it is not UTF-8, and a `LongLine` where it is too long.
@@ -112,19 +124,19 @@ def text_runs(array: pa.Array, max_bytes: int) -> Iterator[list[Any]]:
     array = _as_bytes(array)
     lengths = _lengths(array)
     if not len(lengths) or (int(lengths.max()) <= max_bytes and int(lengths.sum()) <= RUN_BYTES):
-        yield _decoded(array)
+        yield _decoded(array), int(lengths.sum())
         return
-    start, held = 0, 0
+    start = held = 0
     for position, length in enumerate(lengths.tolist()):
         if position > start and (length > max_bytes or held + length > RUN_BYTES):
-            yield _decoded(array.slice(start, position - start))
+            yield _decoded(array.slice(start, position - start)), held
             start, held = position, 0
         held += length
         if length > max_bytes:
-            yield [LongLine(_start(array, position))]
+            yield [LongLine(_start(array, position))], 0
             start, held = position + 1, 0
     if start < len(array):
-        yield _decoded(array.slice(start))
+        yield _decoded(array.slice(start)), held
 
 
 def _as_bytes(array: pa.Array) -> pa.Array:
@@ -157,7 +169,8 @@ def _start(array: pa.Array, position: int) -> bytes:
     """The first bytes of one value, which is not copied whole."""
     if pa.types.is_dictionary(array.type):
         return _start(array.dictionary, array.indices[position].as_py())
-    return bytes(array[position].as_buffer().slice(0, 4 * EXCERPT_CHARACTERS))
+    value = array[position].as_buffer()
+    return bytes(value.slice(0, min(value.size, SHOWN_BYTES)))
 
 
 def _decoded(array: pa.Array) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from components.corpus.lines import LongLine, Utf8Lines, read_blocks, start_of, without_mark
+from components.corpus.lines import LongLine, Utf8Lines, read_blocks, read_start, start_of
 from components.corpus.rows import Document, ReadLimits, Reason, RowBatch, RowBatcher
 from components.corpus.streams import CHUNK_BYTES, open_bytes, reading
 from components.corpus.units import Unit
@@ -78,12 +78,10 @@ def _read_paragraphs(unit: Unit, limits: ReadLimits) -> Iterator[RowBatch]:
 
 def _read_file(unit: Unit, limits: ReadLimits) -> Iterator[RowBatch]:
     rows, utf8 = RowBatcher(), Utf8Lines(unit.file)
-    chunks: list[bytes] = []
-    offset = num_bytes = 0
     with open_bytes(unit, limits) as stream, reading(unit.file):
+        offset, chunk = read_start(stream, utf8)
+        chunks, num_bytes = [chunk], len(chunk)
         while num_bytes <= limits.max_document_bytes and (chunk := stream.read(CHUNK_BYTES)):
-            if not chunks:
-                offset, chunk = without_mark(chunk, utf8)
             chunks.append(chunk)
             num_bytes += len(chunk)
     if num_bytes > limits.max_document_bytes:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from components.corpus.readers import read_rows
@@ -21,6 +23,15 @@ TEXT, LABELLED = Columns(), Columns(label="label")
 TEXTS = ["one", "zwei, drei", '三 "四"', "five\u2028still five"]
 
 
+def arrow(texts: list[str], make: Any, compression: str | None = None) -> bytes:
+    """A file of two record batches, the text a dictionary, with a column that nobody asks for."""
+    sink = io.BytesIO()
+    table = pa.table({"label": ["a"] * len(texts), "text": pa.array(texts).dictionary_encode()})
+    with make(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table, max_chunksize=3)
+    return sink.getvalue()
+
+
 def contents(files: SimpleNamespace) -> dict[str, bytes]:
     quoted = [text.replace('"', '""') for text in TEXTS]
     return {
@@ -28,11 +39,14 @@ def contents(files: SimpleNamespace) -> dict[str, bytes]:
         "jsonl": files.jsonl([{"text": text, "label": "a"} for text in TEXTS]),
         "csv": ("label,text\n" + "".join(f'a,"{text}"\n' for text in quoted)).encode(),
         "parquet": files.parquet([{"label": "a", "text": text} for text in TEXTS]),
+        "arrow": arrow(TEXTS, pa.ipc.new_file),
+        "feather": arrow(TEXTS, pa.ipc.new_file, "lz4"),
+        "stream.arrow": arrow(TEXTS, pa.ipc.new_stream, "zstd"),
     }
 
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
-@pytest.mark.parametrize("format_", ["text", "jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("format_", ["text", "jsonl", "csv", "parquet", "arrow", "feather", "stream.arrow"])
 def test_every_format_and_compression_gives_the_same_texts(
     format_: str, ending: str, tmp_path: Path, files: SimpleNamespace
 ) -> None:
@@ -147,3 +161,36 @@ def test_a_file_changed_or_gone_since_planning_is_noticed(tmp_path: Path, files:
 def test_labels_in_plain_text_are_refused(tmp_path: Path, files: SimpleNamespace) -> None:
     with pytest.raises(DataError, match="a plain text file has no labels"):
         list(read_rows(Unit(file=files.write(tmp_path / "a.txt", b"one\n")), LABELLED))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+def test_ids_and_licences_travel_along(name: str, tmp_path: Path, files: SimpleNamespace) -> None:
+    rows = [{"key": 7, "text": "x", "terms": "CC0"}, {"key": 10**20, "text": "y", "terms": None}]
+    if name != "a.jsonl":
+        rows = [{**row, "key": str(row["key"])} for row in rows]
+    table = "key,text,terms\n" + "".join(f"{r['key']},{r['text']},{r['terms'] or ''}\n" for r in rows)
+    data = {"a.jsonl": files.jsonl, "a.csv": lambda _: table.encode(), "a.parquet": files.parquet}[name](rows)
+    columns = Columns(id="key", license="terms")
+    found = list(read_rows(Unit(file=files.write(tmp_path / name, data)), columns))
+    assert [(row.text, row.id) for row in found] == [("x", "7"), ("y", "100000000000000000000")]
+    assert [row.license or None for row in found] == ["CC0", None]
+
+
+def test_a_nested_field_of_jsonl_is_named_with_dots(tmp_path: Path, files: SimpleNamespace) -> None:
+    rows = [
+        {"doc": {"text": "x"}, "meta": {"id": 1}},
+        {"doc": {"text": "y"}, "meta": 3, "meta.id": "flat"},
+        {"doc": {}},
+    ]
+    columns = Columns(text="doc.text", id="meta.id")
+    found = list(read_rows(Unit(file=files.write(tmp_path / "a.jsonl", files.jsonl(rows))), columns))
+    assert [(row.text, row.id, row.reason) for row in found[:2]] == [("x", "1", None), ("y", "flat", None)]
+    assert found[2].reason == "text_missing"
+
+
+def test_what_a_document_of_plain_text_is(tmp_path: Path, files: SimpleNamespace) -> None:
+    unit = Unit(file=files.write(tmp_path / "a.txt", "\ufeffone\r\n two\n\n \t\nthree\n\n\n".encode()))
+    paragraphs = [(row.number, row.text) for row in read_rows(unit, TEXT, document="paragraph")]
+    assert paragraphs == [(1, "one\r\n two"), (2, "three")]
+    assert [row.text for row in read_rows(unit, TEXT, document="file")] == ["one\r\n two\n\n \t\nthree\n\n\n"]
+    assert len(list(read_rows(unit, TEXT))) == 7
