@@ -103,11 +103,12 @@ class TextBatch:
     @cached_property
     def num_words(self) -> Floats:
         """Words a text; where there are no spaces, as many as the letters would be in English (`UNITS_PER_WORD`)."""
-        classes = self.classes[self.words.starts]
-        words = np.ones(len(classes))
-        for class_, units in UNITS_PER_WORD.items():
-            words[classes == class_] = 1 / units
-        return self.total(self.words, words)
+        words = self.count(self.words).astype(np.float64)
+        for class_, units_per_word in UNITS_PER_WORD.items():
+            # Whole units are counted before they are divided, so that 70 / 1.4 is 50 and on a threshold.
+            units = self.count_characters(self.classes == class_)
+            words += units / units_per_word - units
+        return words
 
     @cached_property
     def is_spaced(self) -> Bools:
