@@ -26,7 +26,7 @@ from components.pretraining.objectives.masked_lm_nsp import MaskedLmNsp
 from components.pretraining.objectives.objective import BoolArray, IntArray, Objective, Sequences, Vocabulary
 from components.pretraining.objectives.prefix_lm import PrefixLm
 from components.pretraining.objectives.span_corruption import SpanCorruption
-from components.pretraining.objectives.vocabulary import read_word_table
+from components.tokenization.words import read_word_table
 from components.tokenization.shards import TokenShards
 
 DROPOUT = 61

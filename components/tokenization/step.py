@@ -82,13 +82,17 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
     from components.tokenization.shard_writer import SplitWriter
     from components.tokenization.shards import ShardIndex, write_index
     from components.tokenization.special import BOS_ID, EOS_ID, MASK_ID, PAD_ID
+    from components.tokenization.words import find_word_table
 
     started = time.monotonic()
     tokenizer_path = str(inputs["tokenizer"].path / "tokenizer" / "tokenizer.json")
     vocab_size = load_tokenizer(tokenizer_path).get_vocab_size()
     tasks = [task for split in ("train", "validation") for task in encode_tasks(inputs["corpus"].path, split)]
     sources = source_names(inputs["corpus"].path)
-    writers = {name: SplitWriter(context.output, name, config, vocab_size, sources) for name in ("train", "validation")}
+    words = find_word_table(inputs["tokenizer"].path / "tokenizer")
+    writers = {
+        name: SplitWriter(context.output, name, config, vocab_size, sources, words) for name in ("train", "validation")
+    }
     reported = 0.0
     for done, table in encoded_tables(tasks, tokenizer_path, context.mirror):
         writers[tasks[done].split].add_table(table)
@@ -106,6 +110,7 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
             eos_token_id=EOS_ID,
             mask_token_id=MASK_ID,
             sources=sources,
+            has_sentences=words is not None,
             splits=splits,
         ),
     )
@@ -120,6 +125,9 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
             "num_sequences": train.num_sequences,
             "num_packed_documents": train.num_documents,
             "num_cut_documents": writers["train"].num_cut_documents,
+            "num_cut_tokens": writers["train"].num_cut_tokens,
+            "num_avoidably_cut_documents": writers["train"].num_avoidably_cut_documents,
+            "num_padding_tokens": num_places - train.num_tokens,
             "padding_fraction": 1 - train.num_tokens / max(1, num_places),
             "bytes_per_token": train.num_text_bytes / max(1, train.num_text_tokens),
             "vocab_size": vocab_size,

@@ -39,7 +39,7 @@ from components.pretraining.objectives.objective import (
 from components.pretraining.objectives.ragged import below, documents_of, ranges, starts, sums, within
 from components.pretraining.objectives.span_corruption import encoder_decoder_targets
 from components.pretraining.objectives.spans import draw_lengths, interleave, poisson_table
-from components.pretraining.objectives.vocabulary import WordTable
+from components.tokenization.words import WordTable
 
 SENTENCE, BUDGET, TOKEN, ROTATION = 31, 32, 33, 34
 TOKEN_NOISES = ("text_infilling", "token_masking", "token_deletion")

@@ -35,7 +35,7 @@ from components.pretraining.objectives.objective import (
     sequence_keys,
 )
 from components.pretraining.objectives.spans import draw_lengths, geometric_table, interleave
-from components.pretraining.objectives.vocabulary import WordTable
+from components.tokenization.words import WordTable
 
 CHOICE, REPLACEMENT, TOKEN, BUDGET = 1, 2, 3, 4
 MaskingUnit = Literal["token", "word", "span"]

@@ -50,7 +50,7 @@ from components.pretraining.objectives.ragged import (
     sums,
     within,
 )
-from components.pretraining.objectives.vocabulary import WordTable
+from components.tokenization.words import WordTable
 
 PARTNER, SPLIT, LABEL, PICK, FRONT = 11, 12, 13, 14, 15
 MIN_TEXT_TOKENS = 5

@@ -13,7 +13,7 @@ import pytest
 
 from components.pretraining.batches import Batch, make_batch, make_objective
 from components.pretraining.config import PretrainConfig
-from components.pretraining.objectives.vocabulary import WordTable
+from components.tokenization.words import WordTable
 from components.tokenization.shards import TokenShards
 
 

@@ -17,7 +17,7 @@ from components.pretraining.batches import Batch
 from components.pretraining.config import Noise
 from components.pretraining.objectives import denoising
 from components.pretraining.objectives.denoising import Denoising
-from components.pretraining.objectives.vocabulary import WordTable
+from components.tokenization.words import WordTable
 
 
 def shown(by_hand: ModuleType, made: Any) -> list[list[list[int]]]:

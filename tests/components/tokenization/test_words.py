@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.pretraining.objectives.vocabulary import byte_alphabet, read_word_table
+from components.tokenization.words import byte_alphabet, read_word_table
 from components.tokenization.special import save_for_transformers
 from components.tokenization.training import train
 from infra.errors import DataError
