@@ -54,7 +54,14 @@ def make_prompt_examples(
     from components.prompting.encoding import PromptEncoder
     from components.prompting.examples import pack_examples
     from components.prompting.task import read_labels, read_rows, require_rows
-    from components.tokenization.shards import ShardIndex, SourceCounts, SplitIndex, record_batch, write_index, write_shard
+    from components.tokenization.shards import (
+        ShardIndex,
+        SourceCounts,
+        SplitIndex,
+        record_batch,
+        write_index,
+        write_shard,
+    )
 
     started = time.monotonic()
     task = inputs["task"].path
@@ -109,6 +116,7 @@ def make_prompt_examples(
             eos_token_id=tokenizer.eos_token_id,
             mask_token_id=tokenizer.mask_token_id,
             sources=(EXAMPLES_SOURCE,),
+            has_sentences=False,
             splits=splits,
         ),
     )

@@ -33,8 +33,8 @@ class TokenShardsConfig(FrozenConfig):
     sequence_length: int = Field(128, ge=8, le=1 << 17, description="tokens of a sequence, padding counted")
     packing: Literal["best_fit", "concatenate"] = Field(
         "best_fit",
-        description="best_fit cuts only documents longer than a sequence, and pads a little; concatenate puts one after "
-        "another and cuts where a sequence ends",
+        description="best_fit cuts only documents longer than a sequence, and pads a little; concatenate puts them one "
+        "after another and cuts where a sequence ends",
     )
     max_sequences_per_file: int = Field(1 << 16, ge=1, description="sequences of one Arrow file")
     pack_window_documents: int = Field(

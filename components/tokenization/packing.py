@@ -1,8 +1,8 @@
 """Documents into sequences of one length, in one of two ways; neither loses a token.
 
 Best-fit decreasing (`best_fit`): longest first, each piece goes where it leaves the least room (Ding et al. 2024,
-arXiv:2404.10830). A document is cut only if it is longer than a sequence, into whole sequences and a rest. 102,326
-glosses of 21 tokens in sequences of 128 pad 0.2 %; where most documents are longer than a sequence only their rests
+arXiv:2404.10830). A document is cut only if it is longer than a sequence, into whole sequences and a rest. 117,791
+glosses of 23 tokens in sequences of 128 pad 0.3 %; where most documents are longer than a sequence only their rests
 are packed, and padding is that of the rests. Order is kept within a window of documents only.
 
 Concatenating (`concatenate`): one document after another, cut wherever a sequence ends, as GPT-2 and GPT-3 were
@@ -17,6 +17,7 @@ Shapes: P pieces, N sequences, Q pieces and paddings, L `sequence_length`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
-FILL_TOKENS = 1 << 20
+FILL_TOKENS = 1 << 18
 """Tokens that `fill` moves at once: its index takes 8 bytes for each."""
 
 
@@ -54,7 +55,7 @@ class Ragged:
     def lists(self) -> list[list[int]]:
         """As Python's lists."""
         bounds = self.offsets.tolist()
-        return [self.values[a:b].tolist() for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [self.values[a:b].tolist() for a, b in itertools.pairwise(bounds)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

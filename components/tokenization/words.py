@@ -46,7 +46,7 @@ SPACELESS = (
     (0xF900, 0xFAFF),
     (0x20000, 0x3FFFF),
 )
-SENTENCE_TOKENS = 1 << 20
+SENTENCE_TOKENS = 1 << 18
 """Tokens whose sentences are found at once."""
 SYMBOL_OR_HAN_LEADS = frozenset([0xE2, *range(0xE3, 0xEA), 0xEF, 0xF0])
 """First bytes of UTF-8 for punctuation (E2), Han and Kana (E3 to E9), wide forms (EF), emoji and rare Han (F0)."""

@@ -46,6 +46,7 @@ class MaskedLm:
     """The objective with its rates."""
 
     is_causal: ClassVar[bool] = False
+    reads_sentences: ClassVar[bool] = False
     vocabulary: Vocabulary
     masking_rate: float
     mask_token_fraction: float = 0.8
