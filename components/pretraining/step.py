@@ -13,7 +13,7 @@ from typing import Any
 
 from components.pretraining.checkpoints.checkpoint import FOLDER_NAME, CheckpointStore
 from components.pretraining.checkpoints.retention import Retention
-from components.pretraining.config import TASKS, PretrainConfig
+from components.pretraining.config import TASKS, PretrainConfig, reads_sentences
 from components.pretraining.estimates.zero_stage import StageChoice, choose_stage, with_sizes_of
 from components.pretraining.fit import problems
 from components.tokenization.pieces import piece_ids, special_pieces
@@ -59,6 +59,7 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
         num_new = check_tokenizer(Path(config.model.init_from), inputs["tokenizer"].path / "tokenizer", context.step)
     shards = _shards_folder(inputs["token_shards"].path)
     check_vocabulary(config, shards, context.step, num_new)
+    check_sentences(config, shards, context.step)
     choice = None
     if config.zero_stage == "auto":
         for path in (shards / INDEX_NAME, Path(config.model.init_from or "/") / "config.json"):
@@ -215,6 +216,26 @@ def check_vocabulary(config: PretrainConfig, shards: Path, where: str, num_new: 
         found = size_problems(config, where, vocab_size)
     if found:
         raise ConfigError(*found)
+
+
+def check_sentences(config: PretrainConfig, shards: Path, where: str) -> None:
+    """Whether the token shards have the sentences that the objective reads.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    from components.tokenization.shards import TokenShards
+
+    if reads_sentences(config) and not TokenShards(shards, "train").index.has_sentences:
+        fit = (
+            "take masked_lm"
+            if config.objective == "masked_lm_nsp"
+            else f"leave sentence_permutation out of {where}.noise"
+        )
+        raise ConfigError(
+            f"{where}.objective={config.objective} reads sentences, and the token shards in {shards} have none: "
+            f"nobody can tell the words of their tokenizer; {fit}, or train the tokenizer here (tokenizer.kind)"
+        )
 
 
 def _vocabulary(path: Path) -> dict[str, int] | None:

@@ -53,7 +53,15 @@ class TokenShardsConfig(FrozenConfig):
     """How documents become fixed-length sequences."""
 
     sequence_length: int = Field(128, ge=8, le=1 << 17, description="tokens of a sequence, padding counted")
+    packing: Literal["best_fit", "concatenate"] = Field(
+        "best_fit",
+        description="best_fit cuts only documents longer than a sequence, and pads a little; concatenate puts them one "
+        "after another and cuts where a sequence ends",
+    )
     max_sequences_per_file: int = Field(1 << 16, ge=1, description="sequences of one Arrow file")
     pack_window_documents: int = Field(
-        1 << 20, ge=1, description="documents packed together: more pads less and takes more memory"
+        1 << 20, ge=1, description="documents packed together, at most: more pads less and takes more memory"
+    )
+    pack_window_tokens: int = Field(
+        1 << 24, ge=1, description="tokens packed together: the document that reaches it is the last of its window"
     )

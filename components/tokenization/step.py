@@ -132,6 +132,7 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
     from components.tokenization.shard_writer import SplitWriter
     from components.tokenization.shards import ShardIndex, write_index
     from components.tokenization.special import read_special_ids
+    from components.tokenization.words import find_word_table
     from infra.storage.units import UnitStore
 
     started = time.monotonic()
@@ -142,9 +143,9 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
     encoding = Encoding(tokenizer_path=tokenizer_path, special=special, vocab_size=vocab_size)
     tasks = [task for split in ("train", "validation") for task in encode_tasks(corpus, split, encoding)]
     weights = source_weights(corpus)
-    sources = tuple(weights)
+    sources, words = tuple(weights), find_word_table(folder)
     writers = {
-        name: SplitWriter(context.output, name, config, vocab_size, sources, special.pad)
+        name: SplitWriter(context.output, name, config, vocab_size, sources, special.pad, words)
         for name in ("train", "validation")
     }
     store = UnitStore(folder=context.units / UNITS, mirror=context.mirror, suffix=SUFFIX)
@@ -167,6 +168,7 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
             eos_token_id=special.eos,
             mask_token_id=special.mask,
             sources=sources,
+            has_sentences=words is not None,
             splits=splits,
         ),
     )
@@ -181,6 +183,9 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
             "num_sequences": train.num_sequences,
             "num_packed_documents": train.num_documents,
             "num_cut_documents": writers["train"].num_cut_documents,
+            "num_cut_tokens": writers["train"].num_cut_tokens,
+            "num_avoidably_cut_documents": writers["train"].num_avoidably_cut_documents,
+            "num_padding_tokens": num_places - train.num_tokens,
             "padding_fraction": 1 - train.num_tokens / max(1, num_places),
             "bytes_per_token": train.num_text_bytes / max(1, train.num_text_tokens),
             "vocab_size": vocab_size,

@@ -22,6 +22,7 @@ class CausalLm:
     """The objective."""
 
     is_causal: ClassVar[bool] = True
+    reads_sentences: ClassVar[bool] = False
     vocabulary: Vocabulary
 
     def targetable(self, tokens_BL: IntArray) -> BoolArray:

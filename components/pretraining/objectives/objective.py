@@ -32,6 +32,8 @@ class Sequences:
     """Number of each sequence in its split."""
     epochs_B: IntArray
     """Epoch in which each is read."""
+    sentence_starts_BL: BoolArray | None = None
+    """Which tokens begin a sentence, for objectives that read sentences."""
     partners: Sequences | None = None
     """For next-sentence prediction: another sequence of the split beside each; None where there is no other."""
 
@@ -131,6 +133,11 @@ class Objective(Protocol):
     @property
     def vocabulary(self) -> Vocabulary:
         """What it knows of the tokenizer."""
+        ...
+
+    @property
+    def reads_sentences(self) -> bool:
+        """Whether it needs `Sequences.sentence_starts_BL`."""
         ...
 
     def targetable(self, tokens_BL: IntArray) -> BoolArray:

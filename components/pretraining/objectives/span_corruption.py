@@ -53,6 +53,7 @@ class SpanCorruption:
     """The objective with its rate."""
 
     is_causal: ClassVar[bool] = False
+    reads_sentences: ClassVar[bool] = False
     vocabulary: Vocabulary
     masking_rate: float
     mean_span_length: float = 3.0

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from components.tokenization.words import read_sentinels, read_word_table
 from tokenizers import Tokenizer
 
-from components.pretraining.objectives.vocabulary import read_sentinels, read_word_table
 from components.tokenization.config import TokenizerConfig, problems
-from components.tokenization.encoding import load_tokenizer
+from components.tokenization.encoder import load_tokenizer
 from components.tokenization.existing import adopt, planned_vocab_size
 from components.tokenization.special import read_special_ids, save_for_transformers
 from infra.errors import DamagedArtifactError, DataError

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from components.corpus.normalise import text_id
-from components.tokenization.encoding import load_tokenizer
+from components.tokenization.encoder import load_tokenizer
 from components.tokenization.pretokenize import WORDS
 from components.tokenization.report import TokenTable, make_report, report_metrics, unreachable
 from components.tokenization.special import SPECIAL_TOKENS, add_template, save_for_transformers
