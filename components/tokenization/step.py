@@ -222,3 +222,5 @@ def _tokenized(
         if table is None:
             raise FromzeroError(f"{path} lacks a document that it was made for; this is a bug: please report it")
         yield task, table, task.key in waiting
+    for _ in made:  # to its end, which is when Ray Data says goodbye
+        pass

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from components.tokenization.words import read_sentinels, read_word_table
 from tokenizers import Tokenizer
 
 from components.tokenization.config import TokenizerConfig, problems
 from components.tokenization.encoder import load_tokenizer
 from components.tokenization.existing import adopt, planned_vocab_size
 from components.tokenization.special import read_special_ids, save_for_transformers
+from components.tokenization.words import read_sentinels, read_word_table
 from infra.errors import DamagedArtifactError, DataError
 
 Make = Callable[[str], Path]

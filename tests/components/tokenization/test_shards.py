@@ -191,7 +191,7 @@ from components.tokenization.config import TokenShardsConfig
 from components.tokenization.shard_writer import SplitWriter
 
 config = TokenShardsConfig(pack_window_tokens=1 << 18, pack_window_documents=1 << 14)
-writer = SplitWriter(Path(sys.argv[1]), "train", config, 500, ("a",))
+writer = SplitWriter(Path(sys.argv[1]), "train", config, 500, ("a",), 0)
 draw = np.random.default_rng(0)
 for _ in range(int(sys.argv[2])):
     lengths = draw.integers(3, 60, size=8192)

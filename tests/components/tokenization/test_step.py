@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer
 
-from components.corpus.normalise import text_id
+from components.corpus.merge import CORPUS_SCHEMA
+from components.corpus.normalise import text_digest, text_id
 from components.tokenization.config import TokenizerConfig, TokenShardsConfig
-from components.tokenization.encoding import encode, encode_tasks, num_copies
+from components.tokenization.encoding import Encoding, documents, encode_tasks, num_copies, write_token_unit
 from components.tokenization.shards import TokenShards
+from components.tokenization.special import read_special_ids
 from components.tokenization.step import make_token_shards, train_tokenizer
 from components.tokenization.training_texts import TrainingTexts
 from infra.journal.step import Artifact, StepContext
@@ -29,7 +33,8 @@ def make_context(tmp_path: Path) -> Make:
         output, work = tmp_path / name / "output", tmp_path / name / "work"
         output.mkdir(parents=True)
         work.mkdir()
-        return StepContext(step=name, key="0" * 32, output=output, work=work, raw={}, tracker=StepTracker(step=name))
+        tracker, units = StepTracker(step=name), tmp_path / "units"
+        return StepContext(step=name, key="0" * 32, output=output, work=work, raw={}, units=units, tracker=tracker)
 
     return make
 
@@ -38,23 +43,44 @@ def artifact(name: str, path: Path) -> Artifact:
     return Artifact(step=name, key="0" * 32, path=path, metrics={})
 
 
+WEIGHTS = {"一": 0.5, "s": 2.0}
+
+
+def write_corpus(folder: Path, splits: Mapping[str, Mapping[str, Sequence[tuple[str, str]]]]) -> None:
+    """A corpus of splits, of units by key, of (text, source); as `corpus/merge.py` writes it, two row groups a unit."""
+    folder.mkdir(exist_ok=True)
+    told = [{"name": name, "weight": weight, "num_rows_kept": 1} for name, weight in WEIGHTS.items()]
+    (folder / "sources.json").write_text(json.dumps(told))
+    for split, units in splits.items():
+        path = folder / f"{split}-00000.parquet"
+        with pq.ParquetWriter(path, CORPUS_SCHEMA) as writer:
+            for documents in units.values():
+                texts, sources = zip(*documents, strict=True)
+                columns = {
+                    "id": [text_id(text) for text in texts],
+                    "text": texts,
+                    "source": sources,
+                    "num_bytes": [len(text.encode()) for text in texts],
+                    **dict.fromkeys(("language", "original_id", "license"), [""] * len(texts)),
+                }
+                table = pa.table({name: columns[name] for name in CORPUS_SCHEMA.names}, schema=CORPUS_SCHEMA)
+                writer.write_table(table, row_group_size=-(-len(texts) // 2))
+            groups = [(key, 2 if len(documents) > 1 else 1) for key, documents in units.items()]
+            writer.add_key_value_metadata({"units": json.dumps(groups)})
+
+
+def numbered(split: str, first: int, count: int) -> list[tuple[str, str]]:
+    return [
+        (f"{split} document {i} 第{i}篇 " + "word " * (i % 60) + "end", "s" if i % 3 else "一")
+        for i in range(first, first + count)
+    ]
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> Artifact:
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    for split, count in (("train", 300), ("validation", 30)):
-        texts = [f"{split} document {i} 第{i}篇 " + "word " * (i % 60) + "end" for i in range(count)]
-        table = pa.table(
-            {
-                "id": [text_id(text) for text in texts],
-                "text": texts,
-                "source": ["s" if i % 3 else "一" for i in range(count)],
-                "num_bytes": [len(text.encode()) for text in texts],
-                "weight": [2.0 if i < 100 else 0.5 if i < 200 else 1.0 for i in range(count)],
-            }
-        )
-        pq.write_table(table, folder / f"{split}-00000.parquet", row_group_size=64)
-    return artifact("corpus", folder)
+    units = {"a": numbered("train", 0, 100), "b": numbered("train", 100, 200)}
+    write_corpus(tmp_path / "corpus", {"train": units, "validation": {"a": numbered("validation", 0, 30)}})
+    return artifact("corpus", tmp_path / "corpus")
 
 
 def test_training_texts_are_the_lowest_ids(corpus: Artifact) -> None:
@@ -66,7 +92,7 @@ def test_training_texts_are_the_lowest_ids(corpus: Artifact) -> None:
 
 
 def test_copies_follow_the_weight() -> None:
-    ids = [text_id(str(number)) for number in range(2000)]
+    ids = [text_digest(str(number)) for number in range(2000)]
     assert {num_copies(id_, 2.0) for id_ in ids} == {2}
     assert abs(sum(num_copies(id_, 1.25) for id_ in ids) / 2000 - 1.25) < 0.04
 
@@ -84,18 +110,19 @@ def test_steps_make_shards_that_hold_every_document_and_nothing_else(
     for path in contexts["one"].output.iterdir():
         assert path.read_bytes() == (contexts["two"].output / path.name).read_bytes(), path.name
 
+    library = Tokenizer.from_file(str(tokenizer.path / "tokenizer" / "tokenizer.json"))
     expected = []
     num_bytes = 0
     num_documents = 0
     bytes_by_source: Counter[str] = Counter()
-    for task in encode_tasks(corpus.path, "train"):
-        table = encode(task, str(tokenizer.path / "tokenizer" / "tokenizer.json"))
-        for row in table.to_pylist():
-            expected += row["tokens"] * row["copies"]
-            num_bytes += row["num_bytes"] * row["copies"]
-            num_documents += row["copies"]
-            bytes_by_source[row["source"]] += row["num_bytes"] * row["copies"]
-            assert row["tokens"][0] == 2 and row["tokens"][-1] == 3
+    for text, source in [*numbered("train", 0, 100), *numbered("train", 100, 200)]:
+        number = num_copies(text_digest(text), WEIGHTS[source])
+        tokens = library.encode(text).ids
+        expected += tokens * number
+        num_bytes += len(text.encode()) * number
+        num_documents += number
+        bytes_by_source[source] += len(text.encode()) * number
+        assert tokens[0] == 2 and tokens[-1] == 3
     shards = TokenShards(contexts["one"].output, "train")
     tokens_NL = shards.tokens(np.arange(len(shards)))
     assert sorted(tokens_NL[shards.segments(np.arange(len(shards))) > 0].tolist()) == sorted(expected)
@@ -103,21 +130,54 @@ def test_steps_make_shards_that_hold_every_document_and_nothing_else(
     assert shards.index.sources == ("一", "s")
     assert [counts.num_text_bytes for counts in shards.split.by_source] == [bytes_by_source[n] for n in ("一", "s")]
     assert one.metrics["num_packed_documents"] == num_documents == shards.split.num_documents
-    assert 200 + 100 + 20 < num_documents < 200 + 100 + 80
+    assert 400 + 30 < num_documents < 400 + 70
     assert one.metrics["num_tokens"] == len(expected) and one.metrics["num_cut_documents"] > 0
     assert TokenShards(contexts["one"].output, "validation").split.num_documents == 30
     counts = np.load(contexts["one"].output / "unigram_counts.npy")
     assert counts.tolist() == np.bincount(expected, minlength=trained.metrics["vocab_size"]).tolist()
 
 
+def test_only_new_documents_are_tokenized(
+    corpus: Artifact, make_context: Make, ray_cluster: Mapping[str, float], tmp_path: Path
+) -> None:
+    """A unit that is there is taken, also where a document of it has gone; one that lacks a document is made again."""
+    context = make_context("tokenizer")
+    train_tokenizer(TokenizerConfig(vocab_size=500), {"corpus": corpus}, context)
+    tokenizer = artifact("tokenizer", context.output)
+
+    def shards(name: str, units: Mapping[str, Sequence[tuple[str, str]]]) -> tuple[int, Path]:
+        write_corpus(tmp_path / name, {"train": units, "validation": {"a": numbered("validation", 0, 30)}})
+        made = make_context(f"{name} shards")
+        inputs = {"corpus": artifact("corpus", tmp_path / name), "tokenizer": tokenizer}
+        output = make_token_shards(TokenShardsConfig(sequence_length=32), inputs, made)
+        assert output.measured["num_units"] == len(units) + 1 == len(output.units["tokens"])
+        return int(output.measured["num_units_made"]), made.output
+
+    one, two, three = numbered("train", 0, 40), numbered("train", 40, 40), numbered("train", 80, 5)
+    assert shards("first", {"a": one, "b": two})[0] == 3
+    number, grown = shards("grown", {"a": one[1:], "c": three, "b": two})
+    assert number == 1
+    assert shards("again", {"a": one[1:], "c": three, "b": two})[0] == 0
+    assert shards("back", {"a": one, "b": [*two, *numbered("train", 200, 1)]})[0] == 1
+    for path in (tmp_path / "units").rglob("*.arrow"):
+        path.write_bytes(path.read_bytes()[:-9])  # damage is seen, and mended
+    number, mended = shards("mended", {"a": one[1:], "c": three, "b": two})
+    assert number == 4
+    for path in grown.iterdir():
+        assert path.read_bytes() == (mended / path.name).read_bytes()
+
+
 def test_special_tokens_in_a_text_are_plain_characters(tmp_path: Path, make_context: Make) -> None:
     texts = ["a text with </s> and <mask> in it", "another plain text"] * 20
-    columns = {"id": [text_id(t) for t in texts], "text": texts, "num_bytes": [len(t) for t in texts]}
-    table = pa.table({**columns, "source": ["s"] * len(texts)})
-    (tmp_path / "c").mkdir()
-    pq.write_table(table, tmp_path / "c/train-00000.parquet")
+    write_corpus(tmp_path / "c", {"train": {"u": [(text, "s") for text in texts]}})
     context = make_context("tokenizer")
     train_tokenizer(TokenizerConfig(vocab_size=300), {"corpus": artifact("corpus", tmp_path / "c")}, context)
-    (task,) = encode_tasks(tmp_path / "c", "train")
-    tokens = encode(task, str(context.output / "tokenizer/tokenizer.json")).column("tokens").to_pylist()
+    folder = context.output / "tokenizer"
+    ids = read_special_ids(folder)
+    encoding = Encoding(tokenizer_path=str(folder / "tokenizer.json"), special=ids, vocab_size=300)
+    (task,) = encode_tasks(tmp_path / "c", "train", encoding)
+    write_token_unit(task, encoding, tmp_path / "unit.arrow")
+    found = documents(task, tmp_path / "unit.arrow", WEIGHTS)
+    assert found is not None
+    tokens = found.column("tokens").to_pylist()
     assert all(row.count(3) == 1 and 4 not in row for row in tokens)
