@@ -119,7 +119,9 @@ def decompressed_bytes(stream: IO[bytes], block: Block) -> int:
     total = 0
     for offset, length in buffers:
         if length >= 8:
-            stream.seek(block.offset + block.metadata_bytes + max(0, offset))
+            if not 0 <= offset <= block.body_bytes - length:
+                raise LayoutError("a buffer outside of its message")
+            stream.seek(block.offset + block.metadata_bytes + offset)
             prefix = stream.read(8)
             claimed = struct.unpack("<q", prefix)[0] if len(prefix) == 8 else -1
             total += max(claimed, length - 8)  # -1: this buffer is not compressed

@@ -66,7 +66,7 @@ def reading(file: RawFile) -> Iterator[None]:
         raise DataError(
             f"{file.name}: the {file.format} data claim a size that does not fit into memory; make the file again"
         ) from error
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter for names of columns
         raise DataError(f"{file.name}: damaged {file.format} data ({_one_line(error)}); make the file again") from error
     except OSError as error:
         if error.errno is None:  # pyarrow raises a bare OSError for damaged data

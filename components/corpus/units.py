@@ -82,7 +82,7 @@ def _cuts(sizes: Sequence[int], unit_bytes: int) -> list[int]:
 
 def _sizes(file: RawFile) -> list[int]:
     """Bytes of each row group or record batch, from the footer; none where there is no sound footer."""
-    damage = (pa.ArrowException, LayoutError, DataError, FileNotFoundError, MemoryError)
+    damage = (pa.ArrowException, LayoutError, DataError, FileNotFoundError, MemoryError, UnicodeDecodeError)
     with contextlib.suppress(*damage), file.open_seekable() as source:
         if file.format == "arrow":
             return [block.body_bytes for block in file_blocks(source)[1]] if is_file(source) else []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -13,8 +16,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from components.corpus import lines
 from components.corpus.readers import read_batches, read_rows
 from components.corpus.rows import Columns, ReadLimits
 from components.corpus.units import Unit, units_of
@@ -106,7 +112,8 @@ def test_a_line_of_200_mb_takes_no_memory(tmp_path: Path) -> None:
         import gzip, json, resource, sys
         from pathlib import Path
         import pyarrow as pa
-        from components.corpus.readers import read_batches
+        from components.corpus import lines
+from components.corpus.readers import read_batches
         from components.corpus.rows import Columns, ReadLimits
         from components.corpus.units import Unit, units_of
         from infra.storage.raw import resolve
@@ -190,3 +197,88 @@ def test_what_is_no_file_is_neither_opened_nor_waited_for(tmp_path: Path, files:
     os.mkfifo(tmp_path / "a.jsonl")
     with pytest.raises(DataError, match="it is no file any more"):
         counted(Unit(file=file))
+
+
+def table_files() -> dict[str, bytes]:
+    """Small files of 300 rows in three groups or batches."""
+    table = pa.table({"text": [f"text {i} " * 9 for i in range(300)], "id": range(300)})
+    found = {}
+    for name, make, compression in (
+        ("a.arrow", pa.ipc.new_file, None),
+        ("b.arrow", pa.ipc.new_file, "zstd"),
+        ("c.arrow", pa.ipc.new_stream, "lz4"),
+    ):
+        sink = io.BytesIO()
+        with make(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+            writer.write_table(table, max_chunksize=100)
+        found[name] = sink.getvalue()
+    for name, options in (("d.parquet", {}), ("e.parquet", {"compression": "zstd", "use_dictionary": False})):
+        sink = io.BytesIO()
+        pq.write_table(table, sink, row_group_size=100, **options)
+        found[name] = sink.getvalue()
+    return found
+
+
+def test_no_flipped_byte_of_a_table_is_more_than_one_clear_error(tmp_path: Path, files: SimpleNamespace) -> None:
+    """Of 400 files, most of them damaged in their metadata: read, or refused as the user's data."""
+    chance, bases, outcomes = random.Random(0), table_files(), Counter[str]()
+    for _ in range(400):
+        name, data = chance.choice(list(bases.items()))
+        damaged = bytearray(data)
+        for _ in range(chance.choice([1, 1, 2, 8])):
+            place = chance.choice([chance.randrange(len(data)), chance.randrange(len(data) - 900, len(data))])
+            damaged[place] = chance.choice([0, 255, 127, 128, damaged[place] ^ (1 << chance.randrange(8))])
+        try:
+            for unit in units_of(files.write(tmp_path / name, bytes(damaged)), unit_bytes=500):
+                counted(unit, Columns(id="id"))
+            outcomes["read"] += 1
+        except DataError as error:
+            assert "\n" not in str(error) and name in str(error)
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > 100 and outcomes["read"] > 50, outcomes
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 64])
+def test_csv_in_blocks_is_what_the_csv_module_reads_at_once(
+    chunk_bytes: int, tmp_path: Path, files: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quotes, line ends and stray quotes in any order, cut into blocks anywhere."""
+    monkeypatch.setattr(lines, "CHUNK_BYTES", chunk_bytes)
+    chance, num_compared = random.Random(1), 0
+    for _ in range(300):
+        pieces = chance.choices(["a", "é", ",", "\n", '"', '""', '"x\ny"', '"p",q\n', "r,s\n", "\r\n"], k=30)
+        text = "text,n\n" + "".join(pieces)
+        expected: list[list[str] | None] = []
+        reader = csv.reader((line + "\n" for line in text.removesuffix("\n").split("\n")), strict=True)
+        file = files.write(tmp_path / "a.csv", text.encode())
+        while True:
+            try:
+                expected.extend(reader)
+                break
+            except csv.Error:
+                expected.append(None)
+        if _ends_open(text):
+            with pytest.raises(DataError, match="does not close"):
+                list(read_rows(Unit(file=file), TEXT))
+            continue
+        kinds = [
+            "not_csv" if r is None else "empty_text" if not r else None if len(r) == 2 else "wrong_number_of_fields"
+            for r in expected[1:]
+        ]
+        found = list(read_rows(Unit(file=file), TEXT))
+        assert [row.reason for row in found] == kinds, text
+        assert [row.text for row in found if row.reason is None] == [r[0] for r in expected[1:] if r and len(r) == 2]
+        num_compared += 1
+    assert num_compared > 100
+
+
+def _ends_open(text: str) -> bool:
+    """Whether the `csv` module meets the end of the text within quotes."""
+    reader = csv.reader((line + "\n" for line in text.removesuffix("\n").split("\n")), strict=True)
+    while True:
+        try:
+            if next(reader, None) is None:
+                return False
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                return True
