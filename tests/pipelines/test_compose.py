@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import ConfigError
+from infra.journal.step import Step
 from pipelines.compose import CONF, PIPELINES, load_config
 from pipelines.config import PipelineConfig
 from pipelines.llm import build
@@ -170,3 +171,28 @@ def test_the_root_comes_from_the_command_line_before_the_environment_before_conf
 def test_one_seed_reaches_every_stage() -> None:
     config = load_config("llm", ["seed=7"])
     assert {config.pretrain_mlm.seed, config.pretrain_clm.seed, config.finetune.seed, config.prompt.seed} == {7}
+
+
+def test_an_existing_tokenizer_counts_by_the_content_of_its_own_files(tmp_path: Path) -> None:
+    folder = tmp_path / "a [model]"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+    (folder / "model.safetensors").write_text("weights")
+    settings = ["tokenizer.kind=existing", f"tokenizer.path={folder}"]
+
+    def made() -> Step:
+        step = build(load_config("llm", settings))
+        while "tokenizer" not in step.inputs:
+            step = step.inputs["pretrain_mlm"]
+        return step.inputs["tokenizer"]
+
+    first = made()
+    assert [Path(file.path).name for file in first.raw["existing"]] == ["tokenizer.json"]
+    (folder / "model.safetensors").write_text("other weights")
+    assert made().raw == first.raw
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert len(made().raw["existing"]) == 2
+    with pytest.raises(ConfigError, match=r"tokenizer\.path: .* matches no file"):
+        build(load_config("llm", ["tokenizer.kind=existing", f"tokenizer.path={tmp_path}"]))
+    with pytest.raises(ConfigError, match=r"tokenizer\.kind=existing: give its folder as tokenizer\.path"):
+        load_config("llm", ["tokenizer.kind=existing"])

@@ -79,6 +79,14 @@ def test_a_right_start_has_no_problem(described: dict[str, Any], objective: str,
     assert start_problems(config(tmp_path, described, objective), "pretrain_mlm.model", 500) == []
 
 
+def test_rows_for_added_special_tokens_may_be_missing_and_more_rows_than_tokens_are_usual(tmp_path: Path) -> None:
+    def found(num_new: int, **described: Any) -> list[str]:
+        return start_problems(config(tmp_path, BERT | described, "masked_lm"), "pretrain_mlm.model", 500, num_new)
+
+    assert not found(0, vocab_size=512) and not found(2, vocab_size=498)
+    assert "its vocab_size is 497" in found(2, vocab_size=497)[0]
+
+
 def test_all_problems_are_told_at_once_before_anything_starts(tmp_path: Path) -> None:
     described = LLAMA | {"max_position_embeddings": 64, "sliding_window": 32}
     found = problems(config(tmp_path, described, "masked_lm", dropout=0.1), "pretrain_mlm")

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from components.pretraining.config import KINDS, PretrainConfig
+from components.pretraining.config import KINDS, PretrainConfig, num_sentinels
 from components.pretraining.networks import models
 from components.pretraining.networks.document_attention import document_attention
 from components.pretraining.networks.models import TargetLoss, build_model
@@ -200,6 +200,25 @@ def test_a_training_starts_from_any_checkpoint(
     batch = packed.pack([documents[:3], documents[3:]], kind, 48)
     ours = float(module(**batch)[0].detach())
     assert ours == pytest.approx(sum(packed.alone(source, kind, document) for document in documents), rel=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "config_class", "model_class", "sizes"), STRANGERS, ids=[row[2] for row in STRANGERS])
+def test_new_tokens_get_rows_and_the_old_ones_are_read_as_before(
+    kind: str, config_class: str, model_class: str, sizes: dict[str, Any], tmp_path: Path
+) -> None:
+    source = getattr(transformers, model_class)(getattr(transformers, config_class)(**sizes)).eval()
+    source.save_pretrained(tmp_path / "start")
+    rows = source.get_input_embeddings().weight.shape[0]
+    start = config(None, kind, model={"init_from": str(tmp_path / "start")})
+    model, again = (build_model(start, rows + 2 - num_sentinels(start), SPECIAL).eval() for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(), strict=True))
+    table_VD = model.get_input_embeddings().weight
+    assert len(table_VD) == model.config.vocab_size == rows + 2
+    torch.testing.assert_close(table_VD[-1], table_VD[:rows].mean(0))
+    ids = torch.arange(5, 15)[None]
+    more = {"decoder_input_ids": ids} if kind == "encoder_decoder" else {}
+    wanted, found = source(input_ids=ids, **more), model(input_ids=ids, **more)
+    torch.testing.assert_close(found.logits[..., :rows], wanted.logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_that_cannot_keep_documents_apart_is_refused(tmp_path: Path) -> None:

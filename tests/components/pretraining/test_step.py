@@ -149,6 +149,20 @@ def test_a_model_that_reads_other_ids_is_no_start(tiny_data: Path, tmp_path: Pat
         check_tokenizer(tmp_path, ours, "pretrain_mlm")
 
 
+def test_a_model_may_lack_the_special_tokens_that_were_added_to_its_tokenizer(tiny_data: Path, tmp_path: Path) -> None:
+    theirs, ours = tiny_data / "tokenizer", tmp_path / "ours"
+    told = json.loads((theirs / "tokenizer.json").read_text())
+    size = len(told["model"]["vocab"])
+    told["added_tokens"].append(told["added_tokens"][0] | {"id": size, "content": "<new>"})
+    ours.mkdir()
+    (ours / "tokenizer.json").write_text(json.dumps(told))
+    assert check_tokenizer(theirs, ours, "pretrain_mlm") == 1
+    told["added_tokens"][-1]["special"] = False
+    (ours / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=r"set tokenizer\.kind=existing tokenizer\.path="):
+        check_tokenizer(theirs, ours, "pretrain_mlm")
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
