@@ -20,6 +20,8 @@ from components.pretraining.networks.sizes import num_positions, size_problems
 from components.prompting.config import PromptConfig
 from components.prompting.config import problems as prompt_problems
 from components.tokenization.config import TokenizerConfig, TokenShardsConfig
+from components.tokenization.config import problems as tokenizer_problems
+from components.tokenization.existing import planned_vocab_size
 from infra.cluster.config import ClusterConfig
 from infra.journal.config import FrozenConfig, execution_field
 from infra.tracking.config import TrackingConfig
@@ -70,8 +72,9 @@ class PipelineConfig(FrozenConfig):
             yield from section_problems(name, getattr(self, name))
         yield from self._tuning_problems()
         for name in ("pretrain_mlm", "pretrain_clm"):
-            if getattr(self, name).model.init_from is None:
-                yield from size_problems(getattr(self, name), name, self.tokenizer.vocab_size)
+            vocab_size = planned_vocab_size(self.tokenizer)
+            if getattr(self, name).model.init_from is None and vocab_size is not None:
+                yield from size_problems(getattr(self, name), name, vocab_size)
 
     def _tuning_problems(self) -> Iterator[str]:
         """What the decoder of `pretrain_clm` cannot do in `tune_decoder`; told before it is trained for days."""
@@ -112,5 +115,7 @@ def section_problems(name: str, section: Any) -> Iterator[str]:
             yield f"tune_decoder.model.{field}: the decoder that is tuned is that of pretrain_clm; set it there"
     if name == "finetune":
         yield from finetune_problems(section)
+    if name == "tokenizer":
+        yield from tokenizer_problems(section)
     if name == "prompt":
         yield from prompt_problems(section)

@@ -23,6 +23,7 @@ from components.pretraining.estimates.zero_stage import (
     possible_stages,
     with_sizes_of,
 )
+from components.tokenization.existing import planned_vocab_size
 from infra.cluster.memory import worker_memory_bytes
 from infra.errors import ConfigError
 from infra.journal.plan import PlannedStep
@@ -132,7 +133,7 @@ def _sized(step: Step, steps: Mapping[str, Step]) -> tuple[PretrainConfig, int]:
         inner, vocab_size = _sized(step.inputs["init"], steps)
         model = inner.model.model_copy(update={"dropout": config.model.dropout})
         return config.model_copy(update={"model": model}), vocab_size
-    return config, tokenizer.vocab_size
+    return config, planned_vocab_size(tokenizer) or tokenizer.vocab_size
 
 
 def rows(found: Sequence[Estimate]) -> Iterator[tuple[str, list[str]]]:

@@ -9,6 +9,7 @@ It only binds: nothing runs, and nothing heavy is imported, until a step is exec
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from pathlib import Path
@@ -52,6 +53,7 @@ def build(config: PipelineConfig, digests: DigestCache | None = None, *, elsewhe
         name: raw.find(getattr(config, name).model.init_from, "text", f"{name}.model.init_from", is_local=True)
         for name in ("pretrain_mlm", "pretrain_clm")
     }
+    existing = raw.find(_tokenizer_files(config), "text", "tokenizer.path", is_local=True)
     raw.check()
     config = _with_licenses(config)
 
@@ -72,6 +74,7 @@ def build(config: PipelineConfig, digests: DigestCache | None = None, *, elsewhe
         function="components.tokenization.step:train_tokenizer",
         config=config.tokenizer,
         inputs={"corpus": corpus},
+        raw={"existing": existing} if existing else {},
         resources=data,
         frozen=config.tokenizer.frozen,
     )
@@ -117,6 +120,12 @@ def build(config: PipelineConfig, digests: DigestCache | None = None, *, elsewhe
             "prompt": prompt,
         },
     )
+
+
+def _tokenizer_files(config: PipelineConfig) -> str | None:
+    """The files that tell an existing tokenizer; the weights that may lie beside them do not count."""
+    folder = config.tokenizer.path
+    return None if folder is None else f"{glob.escape(folder.rstrip('/'))}/*token*.json"
 
 
 def _with_licenses(config: PipelineConfig) -> PipelineConfig:

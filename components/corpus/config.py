@@ -7,11 +7,14 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from components.corpus.cleaning import CleaningConfig
+from components.corpus.decontamination import DecontaminationConfig
 from components.corpus.filters import FilterConfig
+from components.corpus.rows import Columns, Document, ReadLimits
 from infra.journal.config import FrozenConfig, execution_field
 from infra.storage.raw import RawFormat
 
-_FORMAT = "text (a line a document), jsonl, parquet or csv; without it, from the file's name"
+_FORMAT = "text, jsonl, csv, parquet or arrow; without it, from the file's name"
 
 
 def _name(label: Any) -> Any:
@@ -19,7 +22,28 @@ def _name(label: Any) -> Any:
     return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
 
 
-class TaskConfig(FrozenConfig):
+class ReadingConfig(FrozenConfig):
+    """What a file may take of memory and time."""
+
+    max_document_bytes: int = Field(
+        64 << 20,
+        ge=1,
+        le=1 << 30,
+        description="bytes of a document, as the line, record or value that it is; longer ones are rejects and are "
+        "never in memory whole",
+    )
+    max_decompressed_bytes: int = execution_field(
+        64 << 30,
+        ge=1,
+        description="bytes that a compressed file may decompress to, for 1 MB may hold terabytes; more is an error",
+    )
+
+    def limits(self, where: str) -> ReadLimits:
+        """The same for readers; `where`: the part of the config that has the keys, for messages."""
+        return ReadLimits(self.max_document_bytes, self.max_decompressed_bytes, where)
+
+
+class TaskConfig(ReadingConfig):
     """Labelled data: one text and one label a row."""
 
     train: str = execution_field(description="file, folder or glob of the training rows, or of all rows")
@@ -61,23 +85,61 @@ class SourceConfig(FrozenConfig):
     path: str = execution_field(description="file, folder or glob")
     format: RawFormat | None = execution_field(None, description=_FORMAT)
     text_column: str = Field("text", min_length=1, description="field of the text; plain text files have none")
+    id_column: str | None = Field(
+        None, min_length=1, description="field of the document's id in its source, kept as original_id"
+    )
+    license_column: str | None = Field(
+        None, min_length=1, description="field of the document's licence, where documents have one each"
+    )
+    document: Document = Field("line", description="what a document of a plain text file is: line, paragraph or file")
     weight: float = Field(
         1.0, gt=0, le=100, description="how often each training document is packed; 1.5 packs half of them twice"
     )
-    license: str | None = Field(None, description="licence of the text; it travels in the corpus' sources.json")
+    license: str | None = Field(None, description="licence of the text; it travels with each of its documents")
+    filters: tuple[FilterConfig, ...] | None = Field(
+        None, description="filters of this source, in place of corpus.filters; null for those"
+    )
     name: str | None = Field(
         None,
         pattern=r"^[\w-][\w.-]{0,63}$",
         description="name in reports; without it, source0, source1, ... by position",
     )
 
+    @property
+    def columns(self) -> Columns:
+        """The fields to read."""
+        return Columns(text=self.text_column, id=self.id_column, license=self.license_column)
 
-class CorpusConfig(FrozenConfig):
+
+class NearDuplicatesConfig(FrozenConfig):
+    """When two documents say the same."""
+
+    similarity: float = Field(
+        0.8, gt=0.3, lt=1, description="Jaccard similarity of their n-grams from which two documents are duplicates"
+    )
+    ngram_words: int = Field(5, ge=1, le=100, description="words of an n-gram; a Chinese character is a word")
+
+
+class CorpusConfig(ReadingConfig):
     """Text to pretrain on."""
 
     sources: tuple[SourceConfig, ...] = Field(..., min_length=1, description="where the text comes from")
     collapse_whitespace: bool = Field(True, description="one space for a run of spaces; false for code and verse")
+    cleaning: CleaningConfig = Field(
+        default_factory=lambda: CleaningConfig.model_validate({}), description="repairs and masks of texts"
+    )
     filters: tuple[FilterConfig, ...] = Field((), description="filters by name, run in this order on cleaned text")
+    identify_language: bool = Field(
+        False, description="tell the language of each document; a filter `language` does so for itself"
+    )
+    near_duplicates: NearDuplicatesConfig | None = Field(
+        None,
+        description="{} or more: documents that nearly equal an earlier one go; null: those of equal text alone",
+    )
+    decontamination: DecontaminationConfig | None = Field(
+        default_factory=lambda: DecontaminationConfig.model_validate({}),
+        description="how documents that overlap with an evaluation text are found; null: only those equal to one",
+    )
     validation_fraction: float = Field(0.02, gt=0, lt=1, description="share of the documents held out, by text hash")
     sample_fraction: float = Field(1.0, gt=0, le=1, description="share of the documents to use, chosen by text hash")
 

@@ -21,7 +21,8 @@ from components.corpus.documents import prepare, raise_file_errors
 from components.corpus.normalise import unit_interval
 from components.corpus.readers import read_rows
 from components.corpus.rejects import RejectLog
-from components.corpus.rows import Reason, Row
+from components.corpus.rows import Columns, Reason, Row
+from components.corpus.units import Unit
 from infra.errors import DataError, FromzeroError
 from infra.storage.raw import RawFile
 
@@ -120,7 +121,8 @@ def _read(
 
 def _rows(config: TaskConfig, file: RawFile) -> Iterator[tuple[Row, bytes]]:
     allowed = None if config.labels is None else frozenset(config.labels)
-    for raw in read_rows(file, config.text_column, config.label_column):
+    columns = Columns(text=config.text_column, label=config.label_column)
+    for raw in read_rows(Unit(file=file), columns, config.limits("task")):
         row, digest = prepare(raw, sample_fraction=config.sample_fraction)
         if row.reason is None and not row.label:
             row = Row(row.number, row.text, reason=Reason.NO_LABEL)

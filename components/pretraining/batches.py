@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.pretraining.config import PretrainConfig, num_sentinels
+from components.pretraining.config import AttentionScope, PretrainConfig, num_sentinels
 from components.pretraining.hashing import mix, uint64_of
 from components.pretraining.objectives.causal_lm import CausalLm
 from components.pretraining.objectives.denoising import Denoising
@@ -26,8 +26,8 @@ from components.pretraining.objectives.masked_lm_nsp import MaskedLmNsp
 from components.pretraining.objectives.objective import BoolArray, IntArray, Objective, Sequences, Vocabulary
 from components.pretraining.objectives.prefix_lm import PrefixLm
 from components.pretraining.objectives.span_corruption import SpanCorruption
-from components.pretraining.objectives.vocabulary import read_word_table
 from components.tokenization.shards import TokenShards
+from components.tokenization.words import read_sentinels, read_word_table
 
 DROPOUT = 61
 
@@ -38,7 +38,7 @@ def make_objective(config: PretrainConfig, shards: TokenShards, tokenizer: Path)
     Args:
         config: of the training.
         shards: any split.
-        tokenizer: folder of the tokenizer that made them, read where words or sentences count.
+        tokenizer: folder of the tokenizer that made them, read where words count.
 
     Raises:
         DataError: nobody can tell that tokenizer's words.
@@ -51,6 +51,7 @@ def make_objective(config: PretrainConfig, shards: TokenShards, tokenizer: Path)
         eos=index.eos_token_id,
         mask=index.mask_token_id,
         num_sentinels=num_sentinels(config),
+        own_sentinels=read_sentinels(tokenizer, num_sentinels(config)),
     )
     if config.objective == "causal_lm":
         return CausalLm(vocabulary=vocabulary)
@@ -67,7 +68,6 @@ def make_objective(config: PretrainConfig, shards: TokenShards, tokenizer: Path)
             noise=config.noise,
             masking_rate=rate,
             mean_span_length=mean_span_length,
-            words=read_word_table(tokenizer) if "sentence_permutation" in config.noise else None,
             seed=seed,
         )
     with_pairs = config.objective == "masked_lm_nsp"
@@ -92,7 +92,9 @@ class Batch:
 
     input_ids_BL: torch.Tensor
     positions_BL: torch.Tensor
-    """Place in the document, from 0."""
+    """Place in the document, or in the sequence where attention runs through it, from 0."""
+    documents_BL: torch.Tensor
+    """Number of the document of each token in its sequence, from 0; -1 for padding. Not for the network."""
     target_positions_T: torch.Tensor
     """Index into the B * L positions, or into B * M where there is a decoder beside an encoder."""
     target_ids_T: torch.Tensor
@@ -118,7 +120,8 @@ class Batch:
 
     def to(self, device: torch.device) -> dict[str, torch.Tensor]:
         """What the network's forward takes, on `device`."""
-        values = {name: getattr(self, name) for name in type(self).__dataclass_fields__}
+        names = [name for name in type(self).__dataclass_fields__ if name != "documents_BL"]
+        values = {name: getattr(self, name) for name in names}
         return {name: value.to(device) for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
@@ -158,14 +161,15 @@ def cross_attention_mask(decoder_segments_BM: IntArray, segments_BL: IntArray) -
     return np.expand_dims(mask_BML, 1)
 
 
-def read_sequences(shards: TokenShards, indices_B: IntArray, epochs_B: IntArray) -> Sequences:
-    """Sequences of a split as they are in the token shards."""
+def read_sequences(shards: TokenShards, indices_B: IntArray, epochs_B: IntArray, *, sentences: bool) -> Sequences:
+    """Sequences of a split as they are in the token shards, with their sentences if asked for."""
     return Sequences(
         tokens_BL=shards.tokens(indices_B),
         segments_BL=shards.segments(indices_B),
         marked_BL=shards.targets(indices_B) if shards.split.num_target_tokens is not None else None,
         indices_B=indices_B,
         epochs_B=epochs_B,
+        sentence_starts_BL=shards.sentence_starts(indices_B) if sentences else None,
     )
 
 
@@ -176,6 +180,7 @@ def make_batch(
     epochs_B: IntArray,
     *,
     validation: bool = False,
+    attention_scope: AttentionScope = "document",
     scored: bool = True,
     with_mask: bool = True,
     dropout_seed: int | None = None,
@@ -188,21 +193,27 @@ def make_batch(
         indices_B: which sequences.
         epochs_B: in which epoch each is read.
         validation: fixed masks.
+        attention_scope: what a token sees, and what positions count in: its document or the whole sequence.
         scored: without it the batch has no targets: what a rank runs beside the others when it has nothing left.
         with_mask: make `attention_B1LL`, where the network reads it.
         dropout_seed: the seed of the training, where its network has dropout.
     """
-    sequences = read_sequences(shards, indices_B, epochs_B)
+    sentences = objective.reads_sentences
+    sequences = read_sequences(shards, indices_B, epochs_B, sentences=sentences)
     if isinstance(objective, MaskedLmNsp):
         partners_B = objective.partner_indices(sequences, len(shards), validation=validation)
         if partners_B is not None:
-            sequences = replace(sequences, partners=read_sequences(shards, partners_B, epochs_B))
+            partners = read_sequences(shards, partners_B, epochs_B, sentences=sentences)
+            sequences = replace(sequences, partners=partners)
     targets = objective.prepare(sequences, validation=validation)
-    segments_BL = targets.segments_BL
+    segments_BL = documents_BL = targets.segments_BL
+    if attention_scope == "sequence":
+        segments_BL = (documents_BL > 0).astype(np.int64)
     flat_T = np.flatnonzero(targets.mask_BX) if scored else np.zeros(0, dtype=np.int64)
     arrays: dict[str, IntArray | BoolArray | None] = {
         "input_ids_BL": targets.inputs_BL,
         "positions_BL": positions(segments_BL),
+        "documents_BL": documents_BL - 1,
         "target_positions_T": flat_T,
         "target_ids_T": targets.labels_BX.reshape(-1)[flat_T],
         "token_types_BL": targets.token_types_BL,

@@ -21,6 +21,7 @@ Architecture = Literal["modernbert", "bert", "t5", "bart", "llama", "qwen3", "gp
 Kind = Literal["encoder", "encoder_decoder", "decoder"]
 Noise = Literal["token_masking", "token_deletion", "text_infilling", "sentence_permutation", "document_rotation"]
 ZeroStage = Literal[0, 1, 2, 3, "auto"]
+AttentionScope = Literal["document", "sequence"]
 OnBadLoss = Literal["stop", "skip", "rollback"]
 
 KINDS: dict[Architecture, Kind] = {
@@ -163,6 +164,11 @@ class PretrainConfig(FrozenConfig):
     warmup_steps: int | None = Field(None, ge=0, description="if given, instead of warmup_fraction, steps")
     global_batch_size: int = Field(32, ge=1, description="sequences in one optimizer step, over all workers")
     sequence_length: int = Field(128, ge=8, description="tokens of a packed sequence; that of the token shards")
+    attention_scope: AttentionScope = Field(
+        "document",
+        description="how far a token sees: document keeps attention and positions within each packed document; "
+        "sequence lets both run through the whole sequence, as GPT-2 did (masked_lm and causal_lm)",
+    )
     weight_decay: float = Field(0.1, ge=0, description="on matrices only")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
     epsilon: float = Field(1e-8, gt=0, description="AdamW's")
@@ -269,6 +275,12 @@ def micro_batch_size(config: PretrainConfig, world_size: int) -> int:
     """Sequences a rank takes at once: the largest divisor of its share of the batch that the config allows."""
     share = config.global_batch_size // world_size
     return max(size for size in range(1, min(share, config.micro_batch_size_per_rank) + 1) if share % size == 0)
+
+
+def reads_sentences(config: PretrainConfig) -> bool:
+    """Whether the objective needs token shards with sentences."""
+    permutes = config.objective == "denoising" and "sentence_permutation" in config.noise
+    return permutes or config.objective == "masked_lm_nsp"
 
 
 def num_sentinels(config: PretrainConfig) -> int:

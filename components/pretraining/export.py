@@ -26,6 +26,10 @@ PREFIX_NOTE = """
 It was trained with prompts that see themselves whole (prefix_lm). transformers, and the steps that go on with this
 model, give it a causal mask alone, under which it was neither trained nor validated.
 """
+SEQUENCE_NOTE = """
+It was trained with attention and positions that run through whole packed sequences (attention_scope=sequence): it has
+seen what stood before a document, and few documents begin at position 0.
+"""
 
 
 def model_card(
@@ -48,6 +52,7 @@ def model_card(
         settings: what it was trained with.
     """
     note = PREFIX_NOTE if settings.get("objective") == "prefix_lm" else ""
+    note += SEQUENCE_NOTE if settings.get("attention_scope") == "sequence" else ""
     rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics.items())
     told = "\n".join(f"- `{name}`: `{value}`" for name, value in settings.items())
     return f"""---

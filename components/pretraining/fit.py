@@ -19,6 +19,8 @@ ROTARY = ("modernbert", "llama", "qwen3")
 """Architectures with rotary positions."""
 WITHOUT_DROPOUT = ("llama", "qwen3")
 """Architectures that drop no hidden states."""
+WITHOUT_DOCUMENTS = ("masked_lm", "causal_lm")
+"""Objectives that make sense without documents: others pair, corrupt or answer each for itself."""
 MAX_BATCH_GROWTH = 100
 """A global batch more times as large is no advice."""
 
@@ -83,6 +85,11 @@ def problems(config: PretrainConfig, where: str = "pretrain", cluster: str = "cl
         found.append(
             f"{where}.mask_token_fraction={config.mask_token_fraction} and {where}.random_token_fraction="
             f"{config.random_token_fraction} must not exceed 1 together"
+        )
+    if config.attention_scope == "sequence" and config.objective not in WITHOUT_DOCUMENTS:
+        found.append(
+            f"{where}.attention_scope=sequence does not go with {where}.objective={config.objective}, which is of "
+            f"documents: set it to document, or take {' or '.join(WITHOUT_DOCUMENTS)}"
         )
     found += _noise_problems(config, where)
     if not all(0 <= beta < 1 for beta in config.betas):

@@ -91,6 +91,7 @@ def _batches(training: Training, indices_G: IntArray, epochs_G: IntArray) -> lis
             training.objective,
             indices_G[at : at + size],
             epochs_G[at : at + size],
+            attention_scope=training.config.attention_scope,
             with_mask=training.engine.reads_masks,
             dropout_seed=seed,
         )

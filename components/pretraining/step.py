@@ -13,9 +13,10 @@ from typing import Any
 
 from components.pretraining.checkpoints.checkpoint import FOLDER_NAME, CheckpointStore
 from components.pretraining.checkpoints.retention import Retention
-from components.pretraining.config import TASKS, PretrainConfig
+from components.pretraining.config import TASKS, PretrainConfig, reads_sentences
 from components.pretraining.estimates.zero_stage import StageChoice, choose_stage, with_sizes_of
 from components.pretraining.fit import problems
+from components.tokenization.pieces import piece_ids, special_pieces
 from infra.errors import ConfigError, DataError
 from infra.journal.step import Artifact, StepContext, StepOutput
 from infra.storage.raw import RawFile, digest_file
@@ -52,11 +53,13 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
     found = problems(config, context.step)
     if found:
         raise ConfigError(*found)
+    num_new = 0
     if config.model.init_from and "init" not in inputs:
         check_unchanged(context.raw.get("init_from", ()))
-        check_tokenizer(Path(config.model.init_from), inputs["tokenizer"].path / "tokenizer", context.step)
+        num_new = check_tokenizer(Path(config.model.init_from), inputs["tokenizer"].path / "tokenizer", context.step)
     shards = _shards_folder(inputs["token_shards"].path)
-    check_vocabulary(config, shards, context.step)
+    check_vocabulary(config, shards, context.step, num_new)
+    check_sentences(config, shards, context.step)
     choice = None
     if config.zero_stage == "auto":
         for path in (shards / INDEX_NAME, Path(config.model.init_from or "/") / "config.json"):
@@ -166,24 +169,38 @@ def check_unchanged(files: Iterable[RawFile]) -> None:
             raise DataError(f"{file.path}: has changed since the run was planned; run again")
 
 
-def check_tokenizer(init_from: Path, tokenizer: Path, where: str) -> None:
+def check_tokenizer(init_from: Path, tokenizer: Path, where: str) -> int:
     """Compares the vocabulary of a model to start from with that of the token shards.
+
+    Returns:
+        How many special tokens the tokenizer has that the model's has not: those that the step `tokenizer` added.
 
     Raises:
         ConfigError: they give a token other ids, so that the model would read another text.
     """
     theirs, ours = (_vocabulary(folder / "tokenizer.json") for folder in (init_from, tokenizer))
-    if theirs is None:
+    if theirs is None or ours is None:
         logger.warning("%s: no tokenizer.json, so nobody can tell whether it reads the same ids", init_from)
-    elif theirs != ours:
+        return 0
+    new = ours.keys() - theirs.keys()
+    told = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
+    if not theirs.items() <= ours.items() or not new <= special_pieces(told):
         raise ConfigError(
             f"{where}.model.init_from={init_from}: its tokenizer is not that of this pipeline ({len(theirs)} and "
-            f"{len(ours or {})} tokens); start from a model that was made with this tokenizer"
+            f"{len(ours)} tokens): set tokenizer.kind=existing tokenizer.path={init_from}, or start from a model that "
+            "was made with this tokenizer"
         )
+    return len(new)
 
 
-def check_vocabulary(config: PretrainConfig, shards: Path, where: str) -> None:
+def check_vocabulary(config: PretrainConfig, shards: Path, where: str, num_new: int = 0) -> None:
     """Whether the network suits the tokens: enough rows in a model to start from, a budget that pays the embeddings.
+
+    Args:
+        config: of the training.
+        shards: folder of the token shards.
+        where: the step.
+        num_new: tokens for which a model to start from gets new rows, if it has none.
 
     Raises:
         ConfigError: it does not.
@@ -194,20 +211,38 @@ def check_vocabulary(config: PretrainConfig, shards: Path, where: str) -> None:
 
     vocab_size = TokenShards(shards, "train").index.vocab_size
     if config.model.init_from is not None:
-        found = start_problems(config, f"{where}.model", vocab_size)
+        found = start_problems(config, f"{where}.model", vocab_size, num_new)
     else:
         found = size_problems(config, where, vocab_size)
     if found:
         raise ConfigError(*found)
 
 
+def check_sentences(config: PretrainConfig, shards: Path, where: str) -> None:
+    """Whether the token shards have the sentences that the objective reads.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    from components.tokenization.shards import TokenShards
+
+    if reads_sentences(config) and not TokenShards(shards, "train").index.has_sentences:
+        fit = (
+            "take masked_lm"
+            if config.objective == "masked_lm_nsp"
+            else f"leave sentence_permutation out of {where}.noise"
+        )
+        raise ConfigError(
+            f"{where}.objective={config.objective} reads sentences, and the token shards in {shards} have none: "
+            f"nobody can tell the words of their tokenizer; {fit}, or train the tokenizer here (tokenizer.kind)"
+        )
+
+
 def _vocabulary(path: Path) -> dict[str, int] | None:
     """Token ids; None without the file."""
     if not path.is_file():
         return None
-    model = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
-    pieces = enumerate(piece for piece, _ in model) if isinstance(model, list) else ((i, t) for t, i in model.items())
-    return {token: index for index, token in pieces}
+    return piece_ids(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _shards_folder(artifact: Path) -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 
 from components.prompting.demonstrations import Rows
 from components.prompting.encoding import PromptEncoder
-from components.tokenization.packing import by_sequence, fill, pack
+from components.tokenization.packing import Ragged, fill, pack
 from components.tokenization.shards import BoolArray, IntArray
 
 
@@ -27,7 +27,7 @@ class PackedExamples:
 
     tokens_NL: IntArray
     targets_NL: BoolArray
-    document_lengths: list[list[int]]
+    document_lengths: Ragged
     num_examples: int
     num_tokens: int
     num_text_tokens: int
@@ -71,7 +71,7 @@ def pack_examples(
     return PackedExamples(
         tokens_NL=tokens_NL.astype(np.int64),
         targets_NL=targets_NL,
-        document_lengths=by_sequence(packing, packing.length_P),
+        document_lengths=packing.by_sequence(packing.length_P),
         num_examples=len(rows),
         num_tokens=len(flat),
         num_text_tokens=len(flat) - num_special,

@@ -54,7 +54,14 @@ def make_prompt_examples(
     from components.prompting.encoding import PromptEncoder
     from components.prompting.examples import pack_examples
     from components.prompting.task import read_labels, read_rows, require_rows
-    from components.tokenization.shards import ShardIndex, SourceCounts, SplitIndex, write_index, write_shard
+    from components.tokenization.shards import (
+        ShardIndex,
+        SourceCounts,
+        SplitIndex,
+        record_batch,
+        write_index,
+        write_shard,
+    )
 
     started = time.monotonic()
     task = inputs["task"].path
@@ -72,10 +79,7 @@ def make_prompt_examples(
         packed = pack_examples(encoder, rows, labels, config.sequence_length, tokenizer, config.seed)
         file = write_shard(
             context.output / f"{split}-00000.arrow",
-            packed.tokens_NL,
-            packed.document_lengths,
-            len(tokenizer),
-            packed.targets_NL,
+            record_batch(packed.tokens_NL, packed.document_lengths, len(tokenizer), packed.targets_NL),
         )
         splits[split] = SplitIndex(
             files=(file,),
@@ -112,6 +116,7 @@ def make_prompt_examples(
             eos_token_id=tokenizer.eos_token_id,
             mask_token_id=tokenizer.mask_token_id,
             sources=(EXAMPLES_SOURCE,),
+            has_sentences=False,
             splits=splits,
         ),
     )

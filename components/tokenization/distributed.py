@@ -1,4 +1,4 @@
-"""Tokenizing on Ray Data: one task a row group (16,384 documents or 32 MiB), the tokenizer loaded once a worker.
+"""Tokenizing on Ray Data: tasks of some 32 MiB of text, the tokenizer and the pieces it has met kept by each worker.
 
 Tasks, not an actor pool: on two CPUs actors that hold them starve the rest (ray#44687), and loading takes 50 ms.
 """
@@ -6,40 +6,33 @@ Tasks, not an actor pool: on two CPUs actors that hold them starve the rest (ray
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from components.corpus.distributed import small_machine_context
-from components.tokenization.encoding import EncodeTask, encode
-from infra.storage.mirror import Mirror
+from components.corpus.distributed import in_groups, small_machine_context
+from components.tokenization.encoding import EncodeTask, Encoding, write_token_unit
+from infra.storage.units import UnitStore
 
 
-def encoded_tables(
-    tasks: Sequence[EncodeTask], tokenizer_path: str, mirror: Mirror = Mirror(Path("/"))
-) -> Iterator[tuple[int, pa.Table]]:
-    """(position of the task, its documents), in the order of `tasks`; perhaps several tables a task.
-
-    Args:
-        tasks: what to tokenize.
-        tokenizer_path: tokenizer.json.
-        mirror: brings both to the machine of a worker.
-    """
+def make_token_units(tasks: Sequence[EncodeTask], encoding: Encoding, store: UnitStore) -> Iterator[Path]:
+    """Makes token units; the path of each, in the order of `tasks`."""
     import ray
 
-    def read(batch: dict[str, Any]) -> Iterator[pa.Table]:
+    groups = list(in_groups([task.num_bytes for task in tasks]))
+
+    def make(batch: dict[str, Any]) -> Iterator[pa.Table]:
         for index in batch["index"].tolist():
-            mirror.pull(Path(tasks[index].path))
-            mirror.pull(Path(tokenizer_path))
-            table = encode(tasks[index], tokenizer_path)
-            yield table.append_column("task", pa.array([index] * len(table), pa.int32()))
+            store.mirror.pull(Path(encoding.tokenizer_path))
+            for task in tasks[slice(*groups[index])]:
+                store.mirror.pull(Path(task.path))
+                path = store.put(task.key, partial(write_token_unit, task, encoding))
+                yield pa.table({"path": [str(path)]})
 
     with small_machine_context():
-        indices = [{"index": position} for position in range(len(tasks))]
-        dataset = ray.data.from_items(indices, override_num_blocks=len(tasks))
-        dataset = dataset.map_batches(read, batch_size=1, batch_format="numpy")
+        dataset = ray.data.from_items([{"index": i} for i in range(len(groups))], override_num_blocks=len(groups))
+        dataset = dataset.map_batches(make, batch_size=1, batch_format="numpy")
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for index in sorted(set(block.column("task").to_pylist())):
-                yield index, block.filter(pc.equal(block.column("task"), index))
+            yield from map(Path, block.column("path").to_pylist())

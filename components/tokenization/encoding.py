@@ -1,88 +1,180 @@
-"""One row group of a corpus file into token lists. Pure; the same in Ray Data's workers and in tests.
+"""One unit of a corpus into token lists, kept by content so that it is tokenized once. Pure but for the file it writes.
 
+A token unit holds the documents of one unit of the corpus (`corpus/merge.py`: some row groups of one file) in one
+split, with their ids. A document that goes from the corpus later is passed over, so only what is new is ever tokenized.
 It uses the tokenizers library alone: importing transformers would cost each worker 1 to 5 s.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
-from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.corpus.normalise import unit_interval
+from components.corpus.merge import UNITS as UNITS_OF_FILE
+from components.corpus.normalise import ID_BYTES, unit_interval
+from components.tokenization.encoder import load_encoder
+from components.tokenization.shards import token_dtype
+from components.tokenization.special import SpecialIds
+from infra.journal.code import code_digests
+from infra.journal.key import digest
 
-BATCH_DOCUMENTS = 1024
+UNITS = "tokens"
+"""The kind of units that it makes."""
+SUFFIX = ".arrow"
+BATCH_DOCUMENTS = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeTask:
-    """One row group to tokenize."""
+    """Documents of one unit of the corpus to tokenize."""
 
+    key: str
+    """Of the token unit."""
     split: str
     path: str
-    row_group: int
+    first_group: int
+    """Row groups of the file."""
+    num_groups: int
+    num_bytes: int
+    """About so many, of text and more."""
+
+    def read(self, columns: list[str]) -> pa.Table:
+        """Columns of its documents."""
+        groups = list(range(self.first_group, self.first_group + self.num_groups))
+        with pq.ParquetFile(self.path) as parquet:
+            return parquet.read_row_groups(groups, columns=columns, use_threads=False)
 
 
-def encode_tasks(corpus: Path, split: str) -> list[EncodeTask]:
-    """The row groups of a split, in order."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoding:
+    """How texts are tokenized. Can be pickled into workers."""
+
+    tokenizer_path: str
+    """tokenizer.json."""
+    special: SpecialIds
+    vocab_size: int
+
+    def fingerprint(self) -> str:
+        """32 hex characters over all that makes the tokens of a text what they are."""
+        with Path(self.tokenizer_path).open("rb") as stream:
+            tokenizer = hashlib.file_digest(stream, "sha256").hexdigest()
+        library = ".".join(version("tokenizers").split(".")[:2])
+        special = [self.special.bos, self.special.eos]
+        code = code_digests("components.tokenization.encoder")
+        return digest({"tokenizer": tokenizer, "library": library, "special": special, "code": code})
+
+
+def encode_tasks(corpus: Path, split: str, encoding: Encoding) -> list[EncodeTask]:
+    """The documents of a split by unit, in order."""
+    fingerprint = encoding.fingerprint()
     tasks: list[EncodeTask] = []
     for path in sorted(corpus.glob(f"{split}-*.parquet")):
-        groups = pq.read_metadata(path).num_row_groups
-        tasks.extend(EncodeTask(split=split, path=str(path), row_group=group) for group in range(groups))
+        metadata = pq.read_metadata(path)
+        group = 0
+        for unit, num_groups in json.loads((metadata.metadata or {}).get(UNITS_OF_FILE, b"[]")):
+            num_bytes = sum(metadata.row_group(group + i).total_byte_size for i in range(num_groups))
+            tasks.append(
+                EncodeTask(
+                    key=digest({"encoding": fingerprint, "unit": unit, "split": split}),
+                    split=split,
+                    path=str(path),
+                    first_group=group,
+                    num_groups=num_groups,
+                    num_bytes=num_bytes,
+                )
+            )
+            group += num_groups
     return tasks
 
 
-def source_names(corpus: Path) -> tuple[str, ...]:
-    """The sources that have a document in either split, in the order in which these first name them."""
-    names: dict[str, None] = {}
-    for split in ("train", "validation"):
-        for path in sorted(corpus.glob(f"{split}-*.parquet")):
-            names |= dict.fromkeys(pc.unique(pq.read_table(path, columns=["source"]).column("source")).to_pylist())
-    return tuple(names)
+def write_token_unit(task: EncodeTask, encoding: Encoding, path: Path) -> None:
+    """Tokenizes; writes an Arrow file with a row a document: `id` (16 bytes) and `tokens` (special ones included)."""
+    schema = token_unit_schema(encoding.vocab_size)
+    with pq.ParquetFile(task.path) as parquet, pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
+        groups = list(range(task.first_group, task.first_group + task.num_groups))
+        batches = parquet.iter_batches(
+            batch_size=BATCH_DOCUMENTS, row_groups=groups, columns=["id", "text"], use_threads=False
+        )
+        for batch in batches:
+            out.write_batch(_encoded(batch, encoding, schema))
 
 
-@lru_cache(maxsize=1)
-def load_tokenizer(path: str) -> Any:
-    """The tokenizer in `path` (tokenizer.json), for text in which `</s>` is five characters and not the end."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(path)
-    tokenizer.encode_special_tokens = True
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+def token_unit_schema(vocab_size: int) -> pa.Schema:
+    """Of the file of a token unit."""
+    return pa.schema({"id": pa.binary(ID_BYTES), "tokens": pa.large_list(token_dtype(vocab_size))})
 
 
-def num_copies(id_: str, weight: float) -> int:
+def _encoded(batch: pa.RecordBatch, encoding: Encoding, schema: pa.Schema) -> pa.RecordBatch:
+    flat, length_T = load_encoder(encoding.tokenizer_path).encode(batch.column("text"))
+    dtype = schema.field("tokens").type.value_type.to_pandas_dtype()
+    end_T = np.cumsum(length_T + 2)
+    tokens = np.empty(int(end_T[-1]) if len(end_T) else 0, dtype=dtype)
+    inner = np.ones(len(tokens), dtype=bool)
+    inner[end_T - 1] = inner[end_T - length_T - 2] = False
+    tokens[end_T - length_T - 2] = encoding.special.bos
+    tokens[end_T - 1] = encoding.special.eos
+    tokens[inner] = flat
+    lists = pa.LargeListArray.from_arrays(pa.array(np.append(0, end_T), pa.int64()), pa.array(tokens))
+    return pa.record_batch([pa.array(id_bytes(batch.column("id")), schema.field("id").type), lists], schema=schema)
+
+
+def id_bytes(column: pa.Array | pa.ChunkedArray) -> list[bytes]:
+    """Ids of 32 hex characters as 16 bytes."""
+    return [bytes.fromhex(id_) for id_ in column.to_pylist()]
+
+
+def read_token_unit(path: Path, wanted: list[bytes]) -> pa.Table | None:
+    """The rows of the documents `wanted` (their ids, in the order in which they are there); None if one is missing."""
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    ids = table.column("id").to_pylist()
+    if ids == wanted:
+        return table
+    place = {id_: row for row, id_ in enumerate(ids)}
+    rows = [place.get(id_, -1) for id_ in wanted]
+    return None if -1 in rows else table.take(rows)
+
+
+def num_copies(id_: bytes, weight: float) -> int:
     """How often a training document of `weight` is packed: its whole part, and once more for a share chosen by hash."""
     whole = int(weight)
     rest = weight - whole
-    return whole + int(rest > 0 and unit_interval(bytes.fromhex(id_), "copies") < rest)
+    return whole + int(rest > 0 and unit_interval(id_, "copies") < rest)
 
 
-def encode(task: EncodeTask, tokenizer_path: str) -> pa.Table:
-    """A row a document: `tokens` (list of uint32, special ones included), `num_bytes`, `source` and `copies`."""
-    tokenizer = load_tokenizer(tokenizer_path)
-    with pq.ParquetFile(task.path) as parquet:
-        table = parquet.read_row_group(task.row_group)
-    flat: list[np.ndarray[Any, np.dtype[np.uint32]]] = [np.zeros(0, dtype=np.uint32)]
-    lengths: list[int] = []
-    for batch in table.to_batches(max_chunksize=BATCH_DOCUMENTS):
-        for encoding in tokenizer.encode_batch_fast(batch.column("text").to_pylist(), add_special_tokens=True):
-            ids = encoding.ids
-            lengths.append(len(ids))
-            flat.append(np.array(ids, dtype=np.uint32))
-    copies = [1] * len(table)
-    if task.split == "train" and "weight" in table.column_names:
-        ids_and_weights = zip(table.column("id").to_pylist(), table.column("weight").to_pylist(), strict=True)
-        copies = [num_copies(id_, weight) for id_, weight in ids_and_weights]
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    tokens = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(np.concatenate(flat)))
-    kept = {name: table.column(name) for name in ("num_bytes", "source")}
-    return pa.table({"tokens": tokens, **kept, "copies": pa.array(copies, pa.int32())})
+def source_weights(corpus: Path) -> dict[str, float]:
+    """The weight of each source that has a document, in the order of the config."""
+    told: list[dict[str, Any]] = json.loads((corpus / "sources.json").read_text("utf-8"))
+    return {source["name"]: source["weight"] for source in told if source["num_rows_kept"]}
+
+
+def copies(ids: list[bytes], sources: list[str], weights: dict[str, float]) -> npt.NDArray[np.int64]:
+    """How often each training document is packed."""
+    if all(weight == 1 for weight in weights.values()):
+        return np.ones(len(ids), dtype=np.int64)
+    return np.array(
+        [num_copies(id_, weights[source]) for id_, source in zip(ids, sources, strict=True)], dtype=np.int64
+    )
+
+
+def documents(task: EncodeTask, path: Path, weights: dict[str, float]) -> pa.Table | None:
+    """The documents of a task for `SplitWriter.add_table`: tokens, num_bytes, source, copies; None where the token unit
+    at `path` lacks one of them."""
+    told = task.read(["id", "num_bytes", "source"])
+    ids = id_bytes(told.column("id"))
+    found = read_token_unit(path, ids)
+    if found is None:
+        return None
+    weighted = weights if task.split == "train" else dict.fromkeys(weights, 1.0)
+    number = copies(ids, told.column("source").to_pylist(), weighted)
+    kept = {name: told.column(name) for name in ("num_bytes", "source")}
+    return pa.table({"tokens": found.column("tokens"), **kept, "copies": pa.array(number, pa.int32())})

@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.tokenization.config import TokenizerConfig, TokenShardsConfig
+from infra.errors import DataError, FromzeroError
 from infra.journal.step import Artifact, StepContext, StepOutput
+from infra.storage.raw import digest_file
 from infra.tracking.records import FileRecord
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from components.tokenization.encoding import EncodeTask, Encoding
+    from infra.storage.units import UnitStore
+
+REPORT_NAME = "tokenizer_report.json"
 
 
 def train_tokenizer(config: TokenizerConfig, inputs: Mapping[str, Artifact], context: StepContext) -> StepOutput:
-    """Trains a tokenizer on the training split.
+    """Trains a tokenizer on the training split, or takes over the one in `config.path`, and reports on it.
 
     Args:
         config: kind and size.
         inputs: `corpus`.
-        context: where to write.
+        context: where to write; of an existing tokenizer, `raw["existing"]` are its files.
 
     Returns:
-        The folder tokenizer/, which `AutoTokenizer.from_pretrained` loads.
+        The folder tokenizer/, which `AutoTokenizer.from_pretrained` loads, and tokenizer_report.json.
+
+    Raises:
+        DataError: the folder holds no tokenizer that can be used, or has changed since the run was planned.
     """
-    from components.tokenization.special import save_for_transformers
+    from components.tokenization.existing import adopt
+    from components.tokenization.report import make_report, report_metrics
+    from components.tokenization.special import SpecialTokens, save_for_transformers
     from components.tokenization.training import train
     from components.tokenization.training_texts import TrainingTexts
 
     started = time.monotonic()
-    texts = TrainingTexts(inputs["corpus"].path, config.max_training_documents)
+    texts = TrainingTexts(inputs["corpus"].path, config.max_training_documents, config.max_training_bytes)
 
     def batches() -> Iterable[list[str]]:
         done, reported = 0, 0.0
@@ -39,15 +57,47 @@ def train_tokenizer(config: TokenizerConfig, inputs: Mapping[str, Artifact], con
                 reported = time.monotonic()
                 context.tracker.progress(done, texts.num_documents, "documents")
 
+    added: tuple[str, ...] = ()
+    special = SpecialTokens()
     with _parallel_tokenizers():
-        tokenizer = train(config.kind, batches, config.vocab_size, config.min_frequency)
-    save_for_transformers(tokenizer, str(context.output / "tokenizer"))
+        if config.kind == "existing":
+            adopted = adopt(_existing_folder(context))
+            tokenizer, special, added = adopted.tokenizer, adopted.special, adopted.added
+        else:
+            tokenizer = train(config.kind, batches, config.vocab_size, config.min_frequency)
+        trained_at = time.monotonic()
+        save_for_transformers(tokenizer, str(context.output / "tokenizer"), special)
+        report = make_report(context.output / "tokenizer", inputs["corpus"].path, added)
+    (context.output / REPORT_NAME).write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     context.tracker.progress(texts.num_documents, texts.num_documents, "documents")
-    return StepOutput(
-        metrics={"vocab_size": tokenizer.get_vocab_size(), "num_training_documents": texts.num_documents},
-        measured={"seconds": time.monotonic() - started},
-        records=(FileRecord(path="tokenizer"),),
+    training = (
+        {}
+        if config.kind == "existing"
+        else {"num_training_documents": texts.num_documents, "num_training_bytes": texts.num_bytes}
     )
+    return StepOutput(
+        metrics={
+            "vocab_size": tokenizer.get_vocab_size(),
+            "num_added_tokens": len(added),
+            **training,
+            **report_metrics(report),
+        },
+        measured={"seconds": time.monotonic() - started, "report_seconds": time.monotonic() - trained_at},
+        records=(FileRecord(path="tokenizer"), FileRecord(path=REPORT_NAME)),
+    )
+
+
+def _existing_folder(context: StepContext) -> Path:
+    """The folder of an existing tokenizer, whose files are those that the key was made of.
+
+    Raises:
+        DataError: one is not.
+    """
+    files = context.raw["existing"]
+    for file in files:
+        if digest_file(Path(file.path)) != file.digest:
+            raise DataError(f"{file.path}: has changed since the run was planned; run again")
+    return Path(files[0].path).parent
 
 
 @contextmanager
@@ -77,40 +127,53 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
     """
     import numpy as np
 
-    from components.tokenization.distributed import encoded_tables
-    from components.tokenization.encoding import encode_tasks, load_tokenizer, source_names
+    from components.tokenization.encoder import load_tokenizer
+    from components.tokenization.encoding import SUFFIX, UNITS, Encoding, encode_tasks, source_weights
     from components.tokenization.shard_writer import SplitWriter
     from components.tokenization.shards import ShardIndex, write_index
-    from components.tokenization.special import BOS_ID, EOS_ID, MASK_ID, PAD_ID
+    from components.tokenization.special import read_special_ids
+    from components.tokenization.words import find_word_table
+    from infra.storage.units import UnitStore
 
     started = time.monotonic()
-    tokenizer_path = str(inputs["tokenizer"].path / "tokenizer" / "tokenizer.json")
+    corpus, folder = inputs["corpus"].path, inputs["tokenizer"].path / "tokenizer"
+    tokenizer_path = str(folder / "tokenizer.json")
     vocab_size = load_tokenizer(tokenizer_path).get_vocab_size()
-    tasks = [task for split in ("train", "validation") for task in encode_tasks(inputs["corpus"].path, split)]
-    sources = source_names(inputs["corpus"].path)
-    writers = {name: SplitWriter(context.output, name, config, vocab_size, sources) for name in ("train", "validation")}
+    special = read_special_ids(folder)
+    encoding = Encoding(tokenizer_path=tokenizer_path, special=special, vocab_size=vocab_size)
+    tasks = [task for split in ("train", "validation") for task in encode_tasks(corpus, split, encoding)]
+    weights = source_weights(corpus)
+    sources, words = tuple(weights), find_word_table(folder)
+    writers = {
+        name: SplitWriter(context.output, name, config, vocab_size, sources, special.pad, words)
+        for name in ("train", "validation")
+    }
+    store = UnitStore(folder=context.units / UNITS, mirror=context.mirror, suffix=SUFFIX)
+    num_made = 0
     reported = 0.0
-    for done, table in encoded_tables(tasks, tokenizer_path, context.mirror):
-        writers[tasks[done].split].add_table(table)
+    for done, (task, table, is_new) in enumerate(_tokenized(tasks, encoding, store, weights)):
+        writers[task.split].add_table(table)
+        num_made += is_new
         if time.monotonic() - reported >= 1:
             reported = time.monotonic()
-            context.tracker.progress(done, len(tasks), "row groups")
+            context.tracker.progress(done, len(tasks), "units")
     splits = {name: writer.close() for name, writer in writers.items()}
     write_index(
         context.output,
         ShardIndex(
             sequence_length=config.sequence_length,
             vocab_size=vocab_size,
-            pad_token_id=PAD_ID,
-            bos_token_id=BOS_ID,
-            eos_token_id=EOS_ID,
-            mask_token_id=MASK_ID,
+            pad_token_id=special.pad,
+            bos_token_id=special.bos,
+            eos_token_id=special.eos,
+            mask_token_id=special.mask,
             sources=sources,
+            has_sentences=words is not None,
             splits=splits,
         ),
     )
     np.save(context.output / "unigram_counts.npy", writers["train"].unigram_counts)
-    context.tracker.progress(len(tasks), len(tasks), "row groups")
+    context.tracker.progress(len(tasks), len(tasks), "units")
     train, validation = splits["train"], splits["validation"]
     num_places = train.num_sequences * config.sequence_length
     seconds = time.monotonic() - started
@@ -120,6 +183,9 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
             "num_sequences": train.num_sequences,
             "num_packed_documents": train.num_documents,
             "num_cut_documents": writers["train"].num_cut_documents,
+            "num_cut_tokens": writers["train"].num_cut_tokens,
+            "num_avoidably_cut_documents": writers["train"].num_avoidably_cut_documents,
+            "num_padding_tokens": num_places - train.num_tokens,
             "padding_fraction": 1 - train.num_tokens / max(1, num_places),
             "bytes_per_token": train.num_text_bytes / max(1, train.num_text_tokens),
             "vocab_size": vocab_size,
@@ -127,6 +193,32 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
             "num_validation_sequences": validation.num_sequences,
             "num_validation_cut_documents": writers["validation"].num_cut_documents,
         },
-        measured={"seconds": seconds, "tokens_per_second": (train.num_tokens + validation.num_tokens) / seconds},
+        measured={
+            "seconds": seconds,
+            "tokens_per_second": (train.num_tokens + validation.num_tokens) / seconds,
+            "num_units": len(tasks),
+            "num_units_made": num_made,
+        },
         records=(FileRecord(path="shards.json"),),
+        units={UNITS: tuple(task.key for task in tasks)},
     )
+
+
+def _tokenized(
+    tasks: Sequence[EncodeTask], encoding: Encoding, store: UnitStore, weights: dict[str, float]
+) -> Iterator[tuple[EncodeTask, pa.Table, bool]]:
+    """The documents of each task, in order, and whether they had to be tokenized."""
+    from components.tokenization.distributed import make_token_units
+    from components.tokenization.encoding import documents
+
+    found = store.sound(store.find([task.key for task in tasks]))
+    missing = [task for task in tasks if task.key not in found or documents(task, found[task.key], weights) is None]
+    waiting = {task.key for task in missing}
+    made = make_token_units(missing, encoding, store) if missing else iter(())
+    for task in tasks:
+        path = next(made) if task.key in waiting else found[task.key]
+        store.mirror.pull(path)
+        table = documents(task, path, weights)
+        if table is None:
+            raise FromzeroError(f"{path} lacks a document that it was made for; this is a bug: please report it")
+        yield task, table, task.key in waiting

@@ -12,18 +12,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from components.tokenization.config import TokenizerKind
+from components.tokenization.config import TrainedKind
+from components.tokenization.pieces import MARK
 from components.tokenization.pretokenize import MARKED_WORDS, WORDS, WORDS_WITH_SPACES
-from components.tokenization.special import SPECIAL_TOKENS, UNK, UNK_ID, add_template
+from components.tokenization.scripts import is_han
+from components.tokenization.special import SPECIAL_TOKENS, UNK, add_template
 from components.tokenization.unigram import train_unigram
 
-MARK = "▁"
 MAX_ALPHABET_FRACTION = 0.75
+MAX_CHUNK_CHARACTERS = 32
 Texts = Callable[[], Iterable[list[str]]]
 """Gives the training texts in batches, afresh at each call."""
 
 
-def train(kind: TokenizerKind, texts: Texts, vocab_size: int, min_frequency: int) -> Any:
+def train(kind: TrainedKind, texts: Texts, vocab_size: int, min_frequency: int) -> Any:
     """A trained `tokenizers.Tokenizer` with the special tokens at ids 0 to 4 and the template set.
 
     Args:
@@ -95,27 +97,48 @@ def _wordpiece(texts: Texts, vocab_size: int, min_frequency: int) -> Any:
 
 
 def _unigram(texts: Texts, vocab_size: int, min_frequency: int) -> Any:
-    """Unigram (Kudo 2018): the most likely segmentation; ▁ stands for a space; unknown characters are <unk>."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    """Unigram (Kudo 2018): the most likely segmentation; ▁ stands for a space, as which line ends count too; unknown
+    characters are <unk>."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     words = pre_tokenizers.Split(Regex(MARKED_WORDS), "isolated")
-    chunks: Counter[str] = Counter()
-    for batch in texts():
-        for text in batch:
-            chunks.update(text.split(" "))
-    counts: Counter[str] = Counter()
-    for chunk, count in chunks.items():
-        for word, _ in words.pre_tokenize_str(MARK + chunk.removeprefix(MARK)):
-            counts[word] += count
+    one_space = normalizers.Replace(Regex(r"\s"), " ")
+    counts = _count_words(texts, one_space, words)
     alphabet = _alphabet(texts, int(MAX_ALPHABET_FRACTION * vocab_size), min_frequency, both_forms=False)
     pieces = train_unigram(counts, sorted({*alphabet, MARK}), vocab_size - len(SPECIAL_TOKENS), min_frequency)
     vocabulary = [(token, 0.0) for token in SPECIAL_TOKENS] + pieces
-    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=UNK_ID, byte_fallback=False))
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=SPECIAL_TOKENS.index(UNK), byte_fallback=False))
+    tokenizer.normalizer = one_space
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(replacement=MARK, prepend_scheme="always", split=True), words]
     )
     tokenizer.decoder = decoders.Metaspace(replacement=MARK, prepend_scheme="always", split=True)
     return tokenizer
+
+
+def _count_words(texts: Texts, normalizer: Any, words: Any) -> Counter[str]:
+    """How often each word occurs.
+
+    Text between spaces is cut into words once for all its occurrences, unless it is long: text without spaces, of which
+    every stretch is another, would have to be held whole.
+    """
+    chunks: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+
+    def cut(chunk: str, count: int) -> None:
+        for word, _ in words.pre_tokenize_str(MARK + chunk.removeprefix(MARK)):
+            counts[word] += count
+
+    for batch in texts():
+        for text in batch:
+            for chunk in normalizer.normalize_str(text).split(" "):
+                if len(chunk) > MAX_CHUNK_CHARACTERS:
+                    cut(chunk, 1)
+                else:
+                    chunks[chunk] += 1
+    for chunk, count in chunks.items():
+        cut(chunk, count)
+    return counts
 
 
 def _alphabet(texts: Texts, max_forms: int, min_frequency: int, *, both_forms: bool = True) -> list[str]:
@@ -136,11 +159,3 @@ def _alphabet(texts: Texts, max_forms: int, min_frequency: int, *, both_forms: b
             break
         chosen.append(character)
     return sorted(chosen)
-
-
-def is_han(character: str) -> bool:
-    """Whether `character` is a Chinese character, which is always a word of its own."""
-    code = ord(character)
-    return (
-        0x3400 <= code <= 0x4DBF or 0x4E00 <= code <= 0x9FFF or 0xF900 <= code <= 0xFAFF or 0x20000 <= code <= 0x3FFFF
-    )

@@ -52,6 +52,8 @@ class StepContext:
     """The raw input files by source name, resolved and digested when the run was planned."""
     tracker: StepTracker
     """Metrics and progress; never blocks, never raises, can be pickled into workers."""
+    units: Path = Path("units")
+    """Where units of work are kept by content; see `infra.storage.units`."""
     mirror: Mirror = Mirror(Path("/"))
     """Brings inputs to the machine of a worker, and what is in `work` to the machine that goes on after a kill; does
     nothing for a root on a file system."""
@@ -69,6 +71,8 @@ class StepOutput:
     """What MLflow is to show beside metrics: files, models, prompts, trials."""
     num_rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Rows read of each raw file, rejects included: by source name, in the order of `context.raw`."""
+    units: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Keys of the units that it was made from, by kind: while the artifact stays, they stay."""
 
 
 StepFunction = Callable[[Any, Mapping[str, Artifact], StepContext], StepOutput]

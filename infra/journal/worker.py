@@ -24,6 +24,7 @@ from infra.journal.step import Artifact, Step, StepContext
 from infra.storage.objects import ObjectStore
 from infra.storage.raw import RawFile
 from infra.storage.store import Store
+from infra.storage.units import FOLDER as UNITS
 from infra.tracking.client import StepTracker
 from infra.tracking.records import RECORDS
 
@@ -113,6 +114,7 @@ def _make(job: Job, store: Store, temporary: Path) -> dict[str, Any]:
         work=store.work_folder(job.step.name, job.key),
         raw=job.step.raw,
         tracker=job.tracker,
+        units=store.root / UNITS,
         mirror=store.mirror,
     )
     output = job.step.load()(job.step.config, job.inputs, context)
@@ -127,6 +129,7 @@ def _make(job: Job, store: Store, temporary: Path) -> dict[str, Any]:
         "raw": {
             source: _raw_entries(files, output.num_rows.get(source)) for source, files in sorted(job.step.raw.items())
         },
+        "units": {kind: list(keys) for kind, keys in sorted(output.units.items())},
         "metrics": dict(output.metrics),
         "measured": {"seconds": round(time.perf_counter() - started, 3), **_finite(output.measured)},
         "records": RECORDS.dump_python(output.records, mode="json"),

@@ -111,6 +111,17 @@ class ObjectStore:
                 return None
         return [int(num_bytes), facts.get("last-modified", facts.get("updated", "")), facts.get("etag", "")]
 
+    @contextlib.contextmanager
+    def open_seekable(self, name: str) -> Iterator[Any]:
+        """An object to read parts of.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        filesystem, base = self._connect()
+        with self._told(name), filesystem.open_input_file(f"{base}/{name}") as stream:
+            yield stream
+
     def sizes(self, prefix: str) -> dict[str, int]:
         """Bytes of every object below the folder `prefix`, by name relative to it."""
         from pyarrow.fs import FileSelector, FileType

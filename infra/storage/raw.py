@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import glob
+import contextlib
+import os
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import IO, Literal, get_args
+from urllib.parse import unquote
 
 from infra.errors import UserError
-from infra.storage import remote
-from infra.storage.digests import DigestCache
+from infra.storage import remote, web
+from infra.storage.digests import SETTLED_SECONDS, DigestCache
 from infra.storage.files import sha256
+from infra.storage.walk import files_at, is_hidden, shown
 
 COPIES = Path("~/.cache/fromzero/cache")
 """Where copies of objects lie that belong to no root."""
-RawFormat = Literal["text", "jsonl", "parquet", "csv"]
+RawFormat = Literal["text", "jsonl", "parquet", "csv", "arrow"]
 COMPRESSIONS = (".gz", ".zst")
 SUFFIXES: dict[str, RawFormat] = {
     ".txt": "text",
@@ -25,6 +30,8 @@ SUFFIXES: dict[str, RawFormat] = {
     ".json": "jsonl",
     ".parquet": "parquet",
     ".csv": "csv",
+    ".arrow": "arrow",
+    ".feather": "arrow",
 }
 
 
@@ -39,7 +46,30 @@ class RawFile:
     format: RawFormat
     compression: Literal["gzip", "zstd"] | None
     copy: str | None = None
-    """Where each machine keeps its copy, if the file lies on an object store."""
+    """Where each machine keeps its copy, if the file lies on an object store or on the web."""
+    mtime_ns: int | None = None
+    """Its time of modification when the digest was taken, if that was some seconds ago already: who reads a part of a
+    large file compares it, instead of reading all of the file for its digest."""
+
+    @property
+    def name(self) -> str:
+        """Its path for messages: on one line, whatever signs it has."""
+        return shown(self.path)
+
+    @contextlib.contextmanager
+    def open_seekable(self) -> Iterator[IO[bytes]]:
+        """The file to read parts of, such as a footer; not compared with the digest. An object is not fetched for it.
+
+        Raises:
+            OSError: it cannot be read.
+            StorageError: the object store does not answer.
+        """
+        if self.copy is None or Path(self.copy).is_file() or self.path.startswith(web.SCHEMES):
+            with self.fetch().open("rb") as stream:
+                yield stream
+        else:
+            with remote.open_seekable(self.path) as stream:
+                yield stream
 
     def fetch(self) -> Path:
         """The file on this machine; the copy of one on an object store is fetched if it is not there, and is sound.
@@ -70,7 +100,7 @@ def detect(path: Path, declared: RawFormat | None, where: str) -> tuple[RawForma
     if suffixes and suffixes[-1] in SUFFIXES:
         return SUFFIXES[suffixes[-1]], compression
     raise UserError(
-        f"{where}: cannot tell the format of {path} from its name; known endings are "
+        f"{where}: cannot tell the format of {shown(str(path))} from its name; known endings are "
         f"{', '.join(SUFFIXES)} (each also with .gz or .zst); or set format to one of {', '.join(get_args(RawFormat))}"
     )
 
@@ -82,7 +112,7 @@ def resolve(
 
     Args:
         pattern: where to look: a path, of which relative ones count from the working directory, or a URI of an object
-            store.
+            store or of one file of the web.
         declared: the format, if the user gave one.
         where: the config key, for messages.
         digests: known digests; without them every file is read.
@@ -95,33 +125,51 @@ def resolve(
         return _resolve_remote(pattern, declared, where, digests)
     path = Path(pattern).expanduser()
     try:
-        found = _named(path)
-    except OSError as error:  # a name that is longer than names may be
-        raise UserError(f"{where}: {pattern} cannot be looked at: {error.strerror}") from error
+        found = files_at(path)
+    except OSError as error:  # a name that is longer than names may be, a folder that we may not list
+        raise UserError(f"{where}: {shown(pattern)} cannot be looked at: {error.strerror}") from error
     if path.is_dir():
         found = [child for child in found if declared or _known(child)]
     if not found:
         what = f"holds no file with a known ending ({', '.join(SUFFIXES)})" if path.is_dir() else "matches no file"
-        raise UserError(f"{where}: {pattern} {what} (looked from {Path.cwd()}); put one there, or name another path")
-    files = []
-    for child in found:
-        format_, compression = detect(child, declared, where)
-        file = RawFile(
-            path=str(child.resolve()),
-            digest=digest_file(child, where, digests),
-            num_bytes=child.stat().st_size,
-            format=format_,
-            compression=compression,
+        if path.exists() and not path.is_dir():
+            what = "is a pipe, a socket or a device, not a file"
+        raise UserError(
+            f"{where}: {shown(pattern)} {what} (looked from {Path.cwd()}); put one there, or name another path"
         )
-        files.append(file)
-    return _ordered(files)
+    return _ordered([_local(child, declared, where, digests) for child in found])
+
+
+def _local(path: Path, declared: RawFormat | None, where: str, digests: DigestCache | None) -> RawFile:
+    format_, compression = detect(path, declared, where)
+    try:
+        before = path.stat()
+        digest = digest_file(path, where, digests)
+        after = path.stat()
+    except OSError as error:
+        raise UserError(f"{where}: {shown(str(path))} cannot be read: {error.strerror}") from error
+    if _state(before) != _state(after):
+        raise UserError(f"{where}: {shown(str(path))} changes while it is read; run again when it is written")
+    settled = time.time() - after.st_ctime >= SETTLED_SECONDS
+    return RawFile(
+        path=str(path.resolve()),
+        digest=digest,
+        num_bytes=after.st_size,
+        format=format_,
+        compression=compression,
+        mtime_ns=after.st_mtime_ns if settled else None,
+    )
+
+
+def _state(seen: os.stat_result) -> tuple[int, int, int]:
+    return seen.st_size, seen.st_mtime_ns, seen.st_ino
 
 
 def _resolve_remote(
     pattern: str, declared: RawFormat | None, where: str, digests: DigestCache | None
 ) -> tuple[RawFile, ...]:
     def is_wanted(name: str) -> bool:
-        return not _hidden(Path(name)) and (declared is not None or _known(Path(name)))
+        return not is_hidden(name) and (declared is not None or _known(Path(name)))
 
     found, is_folder = remote.find(pattern, where, is_wanted, digests)
     if not found:
@@ -130,7 +178,8 @@ def _resolve_remote(
     copies = (digests.path.parent if digests else COPIES.expanduser()) / "raw"
     files = []
     for one in found:
-        format_, compression = detect(Path(one.uri), declared, where)
+        name = unquote(one.uri) if one.uri.startswith(web.SCHEMES) else one.uri
+        format_, compression = detect(Path(name), declared, where)
         file = RawFile(
             path=one.uri,
             digest=one.digest,
@@ -155,17 +204,8 @@ def look(pattern: str) -> list[tuple[str, int, int]]:
     """(path, size in bytes, time of modification in ns) of the files that `pattern` names, none of them read."""
     if "://" in pattern:
         return []
-    found = ((path, path.stat()) for path in _named(Path(pattern).expanduser()))
+    found = ((path, path.stat()) for path in files_at(Path(pattern).expanduser()))
     return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found]
-
-
-def _named(path: Path) -> list[Path]:
-    """The files at `path`: itself, those below it, or those that it is a glob of."""
-    if path.is_file():  # before the glob: a file may have [ or * in its name
-        return [path]
-    if path.is_dir():
-        return sorted(child for child in path.rglob("*") if child.is_file() and not _hidden(child.relative_to(path)))
-    return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207 - absolute patterns
 
 
 def digest_file(path: Path, where: str = "", digests: DigestCache | None = None) -> str:
@@ -177,12 +217,9 @@ def digest_file(path: Path, where: str = "", digests: DigestCache | None = None)
     try:
         return digests.sha256(path) if digests else sha256(path)
     except OSError as error:
-        raise UserError(f"{where + ': ' if where else ''}{path} cannot be read: {error.strerror}") from error
-
-
-def _hidden(path: Path) -> bool:
-    """Whether it, or a folder that it lies in, begins with a dot: what rsync and others have not finished copying."""
-    return any(part.startswith(".") for part in path.parts)
+        raise UserError(
+            f"{where + ': ' if where else ''}{shown(str(path))} cannot be read: {error.strerror}"
+        ) from error
 
 
 def _known(path: Path) -> bool:

@@ -6,19 +6,21 @@ reads the rows has the file fetched into `ROOT/cache/raw/`, once a machine, and 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import fnmatch
+import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from infra.errors import DamagedArtifactError, DataError, UserError
+from infra.storage import web
 from infra.storage.digests import DigestCache
 from infra.storage.files import sha256
 from infra.storage.objects import ObjectStore, Seen, in_parallel
-
-WILDCARDS = "*?["
+from infra.storage.walk import is_glob, matches, of_datasets, shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +39,8 @@ def find(
     """The objects that `pattern` names, ordered by URI, and whether it is a folder.
 
     Args:
-        pattern: URI of an object, a folder or a glob (`*` within a folder, `**` over folders).
+        pattern: URI of an object, a folder or a glob (`*` within a folder, `**` over folders), or of one file of the
+            web.
         where: the config key, for messages.
         is_wanted: whether an object of a folder counts, by its name.
         digests: known digests; without them every object is read.
@@ -46,24 +49,30 @@ def find(
         UserError: another scheme, no such bucket, a secret in the URI.
         StorageError: the object store does not answer, or does not let us read.
     """
+    if pattern.startswith(web.SCHEMES):
+        seen = web.look(pattern, where)
+        return [_known_or_read(pattern, seen, where, digests)], False
     scheme, _, rest = pattern.partition("://")
     bucket, _, name = rest.partition("/")
     objects = ObjectStore.open(f"{scheme}://{bucket}", where)
     name, is_folder = name.strip("/"), False
     names = [name] if name and objects.look(name) else []
     if not names:
-        below = [f"{name}/{one}".lstrip("/") for one in objects.sizes(name)] if not _is_glob(name) else []
+        below = {one: f"{name}/{one}".lstrip("/") for one in objects.sizes(name)} if not is_glob(name) else {}
         is_folder = bool(below)
-        names = [one for one in below if is_wanted(one.removeprefix(name))]
-    if not names and _is_glob(name):
-        fixed = "/".join(name.split("/")[: next(i for i, part in enumerate(name.split("/")) if _is_glob(part))])
+        names = [below[one] for one in of_datasets(below, lambda one: objects.read(below[one])) if is_wanted(one)]
+    if not names and is_glob(name):
+        fixed = "/".join(name.split("/")[: next(i for i, part in enumerate(name.split("/")) if is_glob(part))])
         listed = (f"{fixed}/{one}".lstrip("/") for one in objects.sizes(fixed))
-        names = [one for one in listed if _matches(one.split("/"), name.split("/"))]
+        names = [one for one in listed if matches(one.split("/"), name.split("/"))]
     return _with_digests(objects, sorted(names), digests), is_folder
 
 
 def fetch(uri: str, digest: str, target: Path, locks: Path) -> None:
-    """Makes sure that `target` is a sound copy of an object.
+    """Makes sure that `target` is a sound copy of an object or of a file of the web.
+
+    A copy is compared with the digest once: the lock's file remembers how the file system saw it then, so that a file
+    of 10 GB is not read once more for each unit of work.
 
     Args:
         uri: the object.
@@ -73,27 +82,58 @@ def fetch(uri: str, digest: str, target: Path, locks: Path) -> None:
 
     Raises:
         DataError: it is another than when the run was planned, or gone.
-        StorageError: the object store does not answer.
+        StorageError: the store or the server does not answer.
     """
     for folder in (target.parent, locks):
         folder.mkdir(parents=True, exist_ok=True)
-    with (locks / f"raw-{digest[:16]}.fetch").open("w") as lock:
+    with (locks / f"raw-{digest[:16]}.fetch").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if target.exists() and sha256(target) == digest:
+        lock.seek(0)
+        if target.exists() and (lock.read() == _seen(target) or sha256(target) == digest):
+            _remember(lock, target)
             return
         place, _, name = uri.rpartition("/")
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
         try:
-            ObjectStore(place).download("", {name: {"sha256": digest}}, temporary)
+            if uri.startswith(web.SCHEMES):
+                temporary.mkdir()
+                web.download(uri, digest, temporary / name)
+            else:
+                ObjectStore(place).download("", {name: {"sha256": digest}}, temporary)
             (temporary / name).replace(target)
-            temporary.rmdir()
+            _remember(lock, target)
         except DamagedArtifactError as error:
-            (temporary / name).unlink(missing_ok=True)
-            temporary.rmdir()
             raise DataError(
-                f"{uri}: has changed since the run was planned, or is gone; leave the files alone while a run reads "
-                "them, and run again"
+                f"{shown(uri)}: has changed since the run was planned, or is gone; leave the files alone while a run "
+                "reads them, and run again"
             ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _seen(path: Path) -> str:
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+
+
+def _remember(lock: IO[str], target: Path) -> None:
+    lock.seek(0)
+    lock.truncate()
+    lock.write(_seen(target))
+    lock.flush()
+
+
+@contextlib.contextmanager
+def open_seekable(uri: str) -> Iterator[IO[bytes]]:
+    """An object to read parts of, such as a footer; not compared with any digest.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        StorageError: the store does not answer.
+    """
+    place, _, name = uri.rpartition("/")
+    with ObjectStore(place).open_seekable(name) as stream:
+        yield stream
 
 
 def _with_digests(objects: ObjectStore, names: Sequence[str], digests: DigestCache | None) -> list[RemoteFile]:
@@ -117,16 +157,14 @@ def _with_digests(objects: ObjectStore, names: Sequence[str], digests: DigestCac
     ]
 
 
-def _is_glob(name: str) -> bool:
-    return any(sign in name for sign in WILDCARDS)
-
-
-def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    """As the shell: `**` stands for any folders, and only a dot stands for a dot at the start of a name."""
-    if not patterns or not parts:
-        return not patterns and not parts
-    if patterns[0] == "**":
-        visible = not parts[0].startswith(".")
-        return _matches(parts, patterns[1:]) or (visible and _matches(parts[1:], patterns))
-    fits = fnmatch.fnmatchcase(parts[0], patterns[0]) and parts[0].startswith(".") <= patterns[0].startswith(".")
-    return fits and _matches(parts[1:], patterns[1:])
+def _known_or_read(url: str, seen: Seen, where: str, digests: DigestCache | None) -> RemoteFile:
+    """A file of the web. Its digest is remembered where the server gives an ETag or the time of the last change."""
+    num_bytes = int(seen[0])
+    digest = digests.get(url, seen) if digests else None
+    if digest is None:
+        digest, num_bytes = web.sha256(url, where)
+        if digests and any(seen[1:]) and web.look(url, where) == seen:
+            digests.put(url, seen, digest)
+        elif digests:
+            digests.num_read += 1
+    return RemoteFile(uri=url, num_bytes=num_bytes, digest=digest)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from components.corpus.readers import read_rows
+from components.corpus.rows import Columns
+from components.corpus.units import Unit, units_of
 from infra.errors import DataError, StorageError, UserError
 from infra.storage import raw
 from infra.storage.digests import DigestCache
@@ -25,6 +30,10 @@ TEXTS = {
     "texts/.partial/d.txt": b"not whole\n",
     "texts2/e.txt": b"elsewhere\n",
 }
+
+
+def texts_of(file: RawFile) -> list[str]:
+    return [row.text for row in read_rows(Unit(file=file), Columns())]
 
 
 @pytest.fixture
@@ -105,15 +114,48 @@ def test_rows_are_read_from_one_copy_a_machine_and_a_changed_object_is_refused(
     (one,), (packed,) = resolve("texts/a.jsonl")[0], resolve("texts/b.jsonl.gz")[0]
     copies = tmp_path / "root" / "cache" / "raw"
     assert not copies.exists()  # a plan keeps nothing
-    assert [row.text for row in read_rows(one, "text")] == ["one"]
-    assert [row.text for row in read_rows(packed, "text")] == ["two"]
+    assert texts_of(one) == ["one"]
+    assert texts_of(packed) == ["two"]
     assert {path.name for path in copies.iterdir()} == {one.digest, packed.digest}
     bucket.delete("texts/b.jsonl.gz")
-    assert [row.text for row in read_rows(packed, "text")] == ["two"]  # it is here
+    assert texts_of(packed) == ["two"]  # it is here
     (copies / one.digest).write_bytes(b"damaged")
-    assert [row.text for row in read_rows(one, "text")] == ["one"]  # and fetched again where it is not sound
+    assert texts_of(one) == ["one"]  # and fetched again where it is not sound
     (copies / one.digest).unlink()
     bucket.write("texts/a.jsonl", b'{"text": "ONE"}\n')
     with pytest.raises(DataError, match=r"s3://.*/a.jsonl: has changed since the run was planned"):
-        list(read_rows(one, "text"))
+        texts_of(one)
     assert {path.name for path in copies.iterdir()} == {packed.digest}
+
+
+def test_a_copy_is_compared_with_its_digest_once(resolve: Resolve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once for each unit of a large file."""
+    (one,) = resolve("texts/a.jsonl")[0]
+    assert texts_of(one) == ["one"]
+    monkeypatch.setattr("infra.storage.remote.sha256", lambda path: pytest.fail("read for its digest"))
+    assert texts_of(one) == ["one"]
+
+
+def test_the_footer_of_a_table_is_read_where_it_lies(resolve: Resolve, bucket: ObjectStore, tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": [f"text {i}" for i in range(100)]}), sink, row_group_size=10)
+    bucket.write("tables/a.parquet", sink.getvalue())
+    (file,) = resolve("tables/a.parquet")[0]
+    units = units_of(file, unit_bytes=100)
+    assert len(units) == 10 and not (tmp_path / "root" / "cache" / "raw").exists()
+    assert [row.text for unit in units for row in read_rows(unit, Columns())] == [f"text {i}" for i in range(100)]
+
+
+def test_a_folder_that_datasets_saved_gives_its_data(resolve: Resolve, bucket: ObjectStore) -> None:
+    sink = io.BytesIO()
+    table = pa.table({"text": ["x"]})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    bucket.write("saved/train/data-00000-of-00001.arrow", sink.getvalue())
+    bucket.write("saved/train/cache-1.arrow", b"what somebody computed")
+    bucket.write("saved/train/state.json", b'{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    bucket.write("saved/train/dataset_info.json", b"{}")
+    bucket.write("saved/dataset_dict.json", b'{"splits": ["train"]}')
+    for pattern in ("saved", "saved/train"):
+        (file,) = resolve(pattern)[0]
+        assert texts_of(file) == ["x"]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -94,19 +95,31 @@ def truncated(path: Path) -> None:
     path.write_bytes(gzip.compress(b"some text\n" * 5000, mtime=0)[:-20])
 
 
+def bomb(path: Path) -> None:
+    with pa.CompressedOutputStream(str(path), "zstd") as stream:
+        stream.write(bytes(20_000_000))
+
+
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
         ("empty.txt", lambda path: path.write_text("\n \n\n"), "0 of 3 rows are left as documents"),
         ("latin.txt", latin, "latin.txt"),
         ("cut.txt.gz", truncated, "cut.txt.gz"),
+        ("bomb.jsonl.zst", bomb, "corpus.max_decompressed_bytes"),
     ],
 )
 def test_a_corpus_that_cannot_be_used_fails_its_step_and_leaves_no_artifact(
     invoke: Invoke, tmp_path: Path, name: str, write: Callable[[Path], None], message: str
 ) -> None:
     write(tmp_path / name)
-    done = invoke("run", "smoke", f"corpus.sources=[{{path: {name}}}]", "corpus.sample_fraction=1")
+    done = invoke(
+        "run",
+        "smoke",
+        f"corpus.sources=[{{path: {name}}}]",
+        "corpus.sample_fraction=1",
+        "corpus.max_decompressed_bytes=1000000",
+    )
     assert done.code == 2 and len(errors(done)) == 1 and message in errors(done)[0], done.err
     assert artifacts(tmp_path / "root") == {"task"}
 

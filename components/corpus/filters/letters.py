@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from components.corpus.filters.batch import TextBatch
+from components.corpus.filters.segments import Bools
 from infra.journal.config import FrozenConfig
 
 
@@ -15,7 +17,6 @@ class MinLetterFraction(FrozenConfig):
     name: Literal["min_letter_fraction"] = "min_letter_fraction"
     fraction: float = Field(..., gt=0, le=1, description="smallest share of letters kept, 0 to 1")
 
-    def keeps(self, text: str) -> bool:
-        """Whether `text` has enough letters."""
-        visible = "".join(text.split())
-        return bool(visible) and sum(map(str.isalpha, visible)) >= self.fraction * len(visible)
+    def keeps(self, batch: TextBatch) -> Bools:
+        """Which texts have enough letters, (N,)."""
+        return (batch.num_visible > 0) & (batch.num_letters >= self.fraction * batch.num_visible)

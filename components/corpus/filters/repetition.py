@@ -1,15 +1,18 @@
 """One phrase over and over, in the spirit of Gopher's repeated n-grams, on characters, so that it needs no words.
 
 In any text the share of repeated grams grows with its length, so the default of 0.7 is meant to find only texts that
-are mostly repetition. It holds a set of all grams: 90 bytes a character while a text is looked at.
+are mostly repetition. 40 bytes a character while a batch is looked at.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
+from components.corpus.filters.batch import TextBatch
+from components.corpus.filters.segments import Bools
 from infra.journal.config import FrozenConfig
 
 
@@ -20,10 +23,16 @@ class MaxRepeatedGramFraction(FrozenConfig):
     fraction: float = Field(0.7, ge=0, lt=1, description="largest share of repeated grams kept, 0 to 1")
     gram_characters: int = Field(10, ge=2, le=100, description="length of a gram, characters")
 
-    def keeps(self, text: str) -> bool:
-        """Whether few enough grams repeat."""
-        num_grams = len(text) - self.gram_characters + 1
-        if num_grams < 2:
-            return True
-        distinct = len({text[start : start + self.gram_characters] for start in range(num_grams)})
-        return num_grams - distinct <= self.fraction * num_grams
+    def keeps(self, batch: TextBatch) -> Bools:
+        """Which texts have few enough repeated grams, (N,)."""
+        num_grams = np.maximum(batch.num_characters - self.gram_characters + 1, 0)
+        texts = np.repeat(np.arange(len(batch)), num_grams)
+        first = np.repeat(batch.offsets[:-1] - (np.cumsum(num_grams) - num_grams), num_grams)
+        starts = first + np.arange(len(texts))
+        bits_of_text = np.uint64(max(len(batch).bit_length(), 1))
+        keys = batch.hashes.of(starts, starts + self.gram_characters) >> bits_of_text
+        keys |= texts.astype(np.uint64) << (np.uint64(64) - bits_of_text)
+        keys.sort()
+        again = keys[1:][keys[1:] == keys[:-1]]
+        num_repeated = np.bincount((again >> (np.uint64(64) - bits_of_text)).astype(np.int64), minlength=len(batch))
+        return num_repeated <= self.fraction * num_grams

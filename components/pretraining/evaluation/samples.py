@@ -119,7 +119,7 @@ def make_samples(
     if config.kind == "decoder":
         texts = _continued(engine, shards, objective, config, places)
     else:
-        batch = validation_batch(engine, shards, objective, indices_B)
+        batch = validation_batch(engine, shards, objective, config, indices_B)
         if config.kind == "encoder":
             places, texts = _filled_in(engine, batch, places, config.num_samples)
         else:
@@ -250,7 +250,7 @@ def _restored(
 ) -> list[tuple[Ids, Ids, Ids]]:
     """Each document alone, cut out of the batch: its encoder tokens, its first decoder token, its targets."""
     number, width = len(places), batch.decoder_input_ids_BM.shape[1]
-    documents_BL, documents_BM = (batch.positions_BL == 0).cumsum(1) - 1, document_numbers(batch)
+    documents_BL, documents_BM = batch.documents_BL, document_numbers(batch)
     row_T, column_T = batch.target_positions_T // width, batch.target_positions_T % width
     corrupted, starts, targets = [], [], []
     for row, place in enumerate(places):

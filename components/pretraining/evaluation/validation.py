@@ -132,10 +132,10 @@ def validation_indices(num_sequences: int, config: PretrainConfig) -> IntArray:
 def document_numbers(batch: Batch) -> torch.Tensor:
     """Number of the document of each position that has targets, from 0 in each sequence; int64 [B, L] or [B, M].
 
-    Positions restart at each document. A position of a decoder beside an encoder is of the document that it sees there,
-    for a document that lost nothing might have no place in the decoder.
+    A position of a decoder beside an encoder is of the document that it sees there, for a document that lost nothing
+    might have no place in the decoder.
     """
-    documents_BL = (batch.positions_BL == 0).cumsum(1) - 1
+    documents_BL = batch.documents_BL
     cross_attention_B1ML: torch.Tensor | None = getattr(batch, "cross_attention_B1ML", None)
     if cross_attention_B1ML is None:
         return documents_BL
@@ -155,11 +155,25 @@ def target_sources(batch: Batch, shards: TokenShards, indices_B: IntArray) -> In
 
 
 def validation_batch(
-    engine: TrainingEngine, shards: TokenShards, objective: Objective, indices_B: IntArray, *, scored: bool = True
+    engine: TrainingEngine,
+    shards: TokenShards,
+    objective: Objective,
+    config: PretrainConfig,
+    indices_B: IntArray,
+    *,
+    scored: bool = True,
 ) -> Batch:
     """Validation sequences with fixed masks, as the engine's network reads them; the arguments are `make_batch`'s."""
-    epochs_B, with_mask = np.zeros_like(indices_B), engine.reads_masks
-    return make_batch(shards, objective, indices_B, epochs_B, validation=True, scored=scored, with_mask=with_mask)
+    return make_batch(
+        shards,
+        objective,
+        indices_B,
+        np.zeros_like(indices_B),
+        validation=True,
+        attention_scope=config.attention_scope,
+        scored=scored,
+        with_mask=engine.reads_masks,
+    )
 
 
 def evaluate(engine: TrainingEngine, shards: TokenShards, objective: Objective, config: PretrainConfig) -> Evaluation:
@@ -173,19 +187,20 @@ def evaluate(engine: TrainingEngine, shards: TokenShards, objective: Objective, 
     batches = np.array_split(
         chosen, range(config.micro_batch_size_per_rank, len(chosen), config.micro_batch_size_per_rank)
     )
-    num_sources, special = len(shards.index.sources), objective.vocabulary.special
+    num_sources, vocabulary = len(shards.index.sources), objective.vocabulary
+    no_text = np.append(vocabulary.special, vocabulary.sentinels)
     nats_S, pairs = np.zeros(num_sources), np.zeros(2)
     counts_2S = np.zeros((2, num_sources))
     counts_V = np.zeros(objective.vocabulary.num_ids)
     for first in range(0, len(batches), world_size):
         scored = first + rank < len(batches)
         indices_B = batches[first + rank] if scored else batches[0]
-        batch = validation_batch(engine, shards, objective, indices_B, scored=scored)
+        batch = validation_batch(engine, shards, objective, config, indices_B, scored=scored)
         losses = engine.evaluate(batch.to(engine.device), output="losses").double().cpu().numpy()
         ids_T, sources_T = batch.target_ids_T.numpy(), target_sources(batch, shards, indices_B)
         nats_S += np.bincount(sources_T, losses[: len(ids_T)], minlength=num_sources)
         counts_2S[0] += np.bincount(sources_T, minlength=num_sources)
-        is_text_T = ~np.isin(ids_T, special) & (ids_T < shards.index.vocab_size)  # beyond it are sentinels of spans
+        is_text_T = ~np.isin(ids_T, no_text)
         counts_2S[1] += np.bincount(sources_T[is_text_T], minlength=num_sources)
         counts_V += np.bincount(ids_T, minlength=len(counts_V))
         pairs += [losses[len(ids_T) :].sum(), sum(batch.num_targets_K[1:])]

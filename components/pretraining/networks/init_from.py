@@ -95,13 +95,14 @@ def kind_of_description(described: dict[str, Any]) -> Kind | None:
     return "decoder" if described["model_type"] in DECODERS else None
 
 
-def start_problems(config: PretrainConfig, where: str, vocab_size: int | None = None) -> list[str]:
+def start_problems(config: PretrainConfig, where: str, vocab_size: int | None = None, num_new: int = 0) -> list[str]:
     """Everything that keeps `model.init_from` from being a start, one line each.
 
     Args:
         config: with `model.init_from`.
         where: the config key of its model, such as `pretrain_mlm.model`.
-        vocab_size: tokens of the tokenizer, once it is known.
+        vocab_size: tokens of the tokenizer, once it is known. More rows than that are usual in released models.
+        num_new: the last of them, which the model's own tokenizer lacks: they and sentinels then get new rows.
     """
     folder = Path(str(config.model.init_from))
     try:
@@ -117,8 +118,9 @@ def start_problems(config: PretrainConfig, where: str, vocab_size: int | None = 
         found.append(f"{model_type} has no head for next-sentence prediction: set objective=masked_lm")
     if config.model.architecture not in (None, model_type):
         found.append(f"its model_type is {model_type}, and architecture={config.model.architecture}: leave that out")
-    vocab, more = described.get("vocab_size"), num_sentinels(config)
-    if vocab_size is not None and (not isinstance(vocab, int) or vocab < vocab_size + more):
+    vocab = described.get("vocab_size")
+    more = 0 if num_new else num_sentinels(config)
+    if vocab_size is not None and (not isinstance(vocab, int) or vocab < vocab_size - num_new + more):
         sentinels = f" and {more} sentinels" if more else ""
         found.append(
             f"its vocab_size is {vocab}, the token shards have {vocab_size} tokens{sentinels}: use the tokenizer that "

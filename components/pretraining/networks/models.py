@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from components.pretraining.config import ObjectiveName, PretrainConfig, network_vocab_size
+from components.pretraining.config import ObjectiveName, PretrainConfig, network_vocab_size, num_sentinels
 from components.pretraining.engine.hardware import attention_implementation
 from components.pretraining.networks import document_attention
 from components.pretraining.networks.architectures import make_network
@@ -79,12 +79,14 @@ def build_model(config: PretrainConfig, vocab_size: int, special: dict[str, int]
 def load_model(folder: Path, config: PretrainConfig, vocab_size: int) -> Any:
     """The language model of a Hugging Face folder, in fp32, with the dropout of the config.
 
+    Special tokens that were added to its tokenizer get new rows, where it has no row for them.
+
     Raises:
         ConfigError: it is none, of another kind, or does not fit the token shards.
     """
     import transformers
 
-    if found := start_problems(config, "model", vocab_size):
+    if found := start_problems(config, "model"):
         raise ConfigError(*found)
     classes = {
         "encoder": "AutoModelForPreTraining" if config.objective == "masked_lm_nsp" else "AutoModelForMaskedLM",
@@ -113,7 +115,24 @@ def load_model(folder: Path, config: PretrainConfig, vocab_size: int) -> Any:
         raise ConfigError(f"model.init_from={folder}: its config.json does not tell its sizes: {error}") from error
     if missing := sorted(told["missing_keys"]):
         logger.warning("%s: %d weights are not in it and start at random: %s", folder, len(missing), ", ".join(missing))
+    add_rows(model, vocab_size + num_sentinels(config))
     return model
+
+
+def add_rows(model: Any, num_ids: int) -> None:
+    """Gives the embeddings, and the head if it is another matrix, rows for `num_ids` ids, in place; never fewer.
+
+    A new row is the mean of the old ones, so that no new token is likely before it was trained (Hewitt 2021,
+    "Initializing New Word Embeddings for Pretrained Language Models").
+    """
+    num_rows = int(model.get_input_embeddings().weight.shape[0])
+    if num_ids <= num_rows:
+        return
+    model.resize_token_embeddings(num_ids, mean_resizing=False)
+    tables = {id(layer.weight): layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
+    with torch.no_grad():
+        for weight_VD in tables.values():
+            weight_VD[num_rows:] = weight_VD[:num_rows].mean(0)
 
 
 class TargetLoss(nn.Module):

@@ -22,12 +22,12 @@ class CausalLm:
     """The objective."""
 
     is_causal: ClassVar[bool] = True
+    reads_sentences: ClassVar[bool] = False
     vocabulary: Vocabulary
 
     def targetable(self, tokens_BL: IntArray) -> BoolArray:
         """Which tokens may be targets: text and the end of a document."""
-        never = [self.vocabulary.pad, self.vocabulary.bos, self.vocabulary.mask]
-        return ~np.isin(tokens_BL, never)
+        return ~np.isin(tokens_BL, self.vocabulary.never_predicted)
 
     def prepare(self, sequences: Sequences, *, validation: bool = False) -> Targets:
         """Makes each token the target of the position before it."""

@@ -39,7 +39,6 @@ from components.pretraining.objectives.objective import (
 from components.pretraining.objectives.ragged import below, documents_of, ranges, starts, sums, within
 from components.pretraining.objectives.span_corruption import encoder_decoder_targets
 from components.pretraining.objectives.spans import draw_lengths, interleave, poisson_table
-from components.pretraining.objectives.vocabulary import WordTable
 
 SENTENCE, BUDGET, TOKEN, ROTATION = 31, 32, 33, 34
 TOKEN_NOISES = ("text_infilling", "token_masking", "token_deletion")
@@ -56,9 +55,12 @@ class Denoising:
     noise: tuple[Noise, ...]
     masking_rate: float
     mean_span_length: float = 3.0
-    words: WordTable | None = None
-    """For sentence_permutation."""
     seed: int = 0
+
+    @property
+    def reads_sentences(self) -> bool:
+        """Whether it permutes them."""
+        return "sentence_permutation" in self.noise
 
     def targetable(self, tokens_BL: IntArray) -> BoolArray:
         """Which tokens may be targets: all of a document."""
@@ -71,7 +73,7 @@ class Denoising:
         keys_D, heads_D, tails_D = documents.keys_D, documents.heads_D, documents.tails_D
         text: Text = (documents.tokens_N[documents.text_indices], documents.text_lengths_D)
         if "sentence_permutation" in self.noise:
-            text = self._permuted(text, keys_D)
+            text = self._permuted(text, keys_D, documents.sentences[documents.text_indices])
         if "text_infilling" in self.noise:
             text = self._infilled(text, keys_D)
         if "token_masking" in self.noise or "token_deletion" in self.noise:
@@ -98,12 +100,10 @@ class Denoising:
         """Part of the text that each token noise hides."""
         return self.masking_rate / max(1, sum(noise in TOKEN_NOISES for noise in self.noise))
 
-    def _permuted(self, text: Text, keys_D: UintArray) -> Text:
-        if self.words is None:
-            raise TypeError("sentence_permutation needs a word table")
+    def _permuted(self, text: Text, keys_D: UintArray, sentences_N: BoolArray) -> Text:
         tokens_N, lengths_D = text
         place_N = within(lengths_D)
-        begins_N = self.words.sentence_starts(tokens_N, np.ones(len(tokens_N), dtype=bool), place_N == 0)
+        begins_N = sentences_N | (place_N == 0)  # else <s> begins the first one
         first_N = np.maximum.accumulate(np.where(begins_N, np.arange(len(tokens_N)), 0))
         draws_N = uniform(np.repeat(keys_D, lengths_D), place_N[first_N].astype(np.uint64), uint64_of(SENTENCE))
         document_N = np.repeat(np.arange(len(lengths_D)), lengths_D)

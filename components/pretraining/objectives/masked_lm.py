@@ -35,7 +35,7 @@ from components.pretraining.objectives.objective import (
     sequence_keys,
 )
 from components.pretraining.objectives.spans import draw_lengths, geometric_table, interleave
-from components.pretraining.objectives.vocabulary import WordTable
+from components.tokenization.words import WordTable
 
 CHOICE, REPLACEMENT, TOKEN, BUDGET = 1, 2, 3, 4
 MaskingUnit = Literal["token", "word", "span"]
@@ -46,6 +46,7 @@ class MaskedLm:
     """The objective with its rates."""
 
     is_causal: ClassVar[bool] = False
+    reads_sentences: ClassVar[bool] = False
     vocabulary: Vocabulary
     masking_rate: float
     mask_token_fraction: float = 0.8

@@ -50,7 +50,7 @@ from components.pretraining.objectives.ragged import (
     sums,
     within,
 )
-from components.pretraining.objectives.vocabulary import WordTable
+from components.tokenization.words import WordTable
 
 PARTNER, SPLIT, LABEL, PICK, FRONT = 11, 12, 13, 14, 15
 MIN_TEXT_TOKENS = 5
@@ -62,6 +62,7 @@ class MaskedLmNsp:
     """The objective."""
 
     is_causal: ClassVar[bool] = False
+    reads_sentences: ClassVar[bool] = True
     masked_lm: MaskedLm
     words: WordTable
 
@@ -133,6 +134,7 @@ class MaskedLmNsp:
             sequences,
             tokens_BL=lay_out(source[ranges(first_D5.ravel(), lengths_D5.ravel())], *place, self.vocabulary.pad),
             segments_BL=lay_out(np.repeat(own.numbers_D, lengths_D), *place, 0),
+            sentence_starts_BL=None,
         )
         return replace(
             self.masked_lm.prepare(paired, validation=validation),
@@ -149,7 +151,7 @@ class MaskedLmNsp:
         indices, lengths_D = documents.text_indices, documents.text_lengths_D
         tokens_N, place_N = documents.tokens_N[indices], within(lengths_D)
         text_N, inner_N = np.ones(len(indices), dtype=bool), place_N > 0
-        sentences_N = inner_N & self.words.sentence_starts(tokens_N, text_N, ~inner_N)
+        sentences_N = inner_N & documents.sentences[indices]
         words_N = inner_N & self.words.word_starts(tokens_N, text_N, ~inner_N)
         ends_D = sums(sentences_N, lengths_D)
         picked_D = below(documents.keys_D, ends_D, uint64_of(SPLIT))

@@ -32,6 +32,8 @@ class Sequences:
     """Number of each sequence in its split."""
     epochs_B: IntArray
     """Epoch in which each is read."""
+    sentence_starts_BL: BoolArray | None = None
+    """Which tokens begin a sentence, for objectives that read sentences."""
     partners: Sequences | None = None
     """For next-sentence prediction: another sequence of the split beside each; None where there is no other."""
 
@@ -79,16 +81,29 @@ class Vocabulary:
     mask: int
     num_sentinels: int = 0
     """Ids from `size` upward, each of which stands for a span that was taken out."""
+    own_sentinels: tuple[int, ...] = ()
+    """Ids of `<extra_id_0>` and on, where the tokenizer has them itself, as T5's; they then stand for the others."""
 
     @property
     def num_ids(self) -> int:
         """Ids that may occur."""
-        return self.size + self.num_sentinels
+        return self.size + (0 if self.own_sentinels else self.num_sentinels)
+
+    @property
+    def sentinels(self) -> IntArray:
+        """The id of each sentinel."""
+        return np.asarray(self.own_sentinels or range(self.size, self.num_ids), dtype=np.int64)
 
     @property
     def special(self) -> IntArray:
         """The ids that stand for no text, ascending; sentinels left out."""
         return np.unique(np.asarray([self.pad, self.bos, self.eos, self.mask], dtype=np.int64))
+
+    @property
+    def never_predicted(self) -> IntArray:
+        """The ids that no document is continued by. A bos that is the eos too, as in GPT-2, is none of them: a document
+        ends with it, and its first token is no target anyway."""
+        return np.setdiff1d(np.asarray([self.pad, self.bos, self.mask], dtype=np.int64), [self.eos])
 
 
 def sequence_keys(seed: int, sequences: Sequences, *, validation: bool, dynamic: bool = True) -> UintArray:
@@ -118,6 +133,11 @@ class Objective(Protocol):
     @property
     def vocabulary(self) -> Vocabulary:
         """What it knows of the tokenizer."""
+        ...
+
+    @property
+    def reads_sentences(self) -> bool:
+        """Whether it needs `Sequences.sentence_starts_BL`."""
         ...
 
     def targetable(self, tokens_BL: IntArray) -> BoolArray:

@@ -74,6 +74,15 @@ class Documents:
     """1 if it ends with </s>."""
     keys_D: UintArray
     """What random choices for it are keyed by."""
+    sentence_starts_N: BoolArray | None
+    """Which tokens begin a sentence, where the sequences say it."""
+
+    @property
+    def sentences(self) -> BoolArray:
+        """Which tokens begin a sentence; [N]."""
+        if self.sentence_starts_N is None:
+            raise TypeError("the sequences were read without sentences")
+        return self.sentence_starts_N
 
     @property
     def text_starts_D(self) -> IntArray:
@@ -108,6 +117,7 @@ def documents_of(sequences: Sequences, vocabulary: Vocabulary, keys_B: UintArray
     rows_D, numbers_D = rows_N[first_D], numbers_N[first_D]
     heads_D = (tokens_N[first_D] == vocabulary.bos).astype(np.int64)
     ends_D = tokens_N[first_D + lengths_D - 1] == vocabulary.eos
+    sentences_BL = sequences.sentence_starts_BL
     return Documents(
         tokens_N=tokens_N,
         lengths_D=lengths_D,
@@ -116,6 +126,7 @@ def documents_of(sequences: Sequences, vocabulary: Vocabulary, keys_B: UintArray
         heads_D=heads_D,
         tails_D=(ends_D & (lengths_D > heads_D)).astype(np.int64),
         keys_D=mix(keys_B[rows_D], numbers_D.astype(np.uint64)),
+        sentence_starts_N=sentences_BL[rows_N, columns_N] if sentences_BL is not None else None,
     )
 
 

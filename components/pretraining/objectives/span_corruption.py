@@ -53,6 +53,7 @@ class SpanCorruption:
     """The objective with its rate."""
 
     is_causal: ClassVar[bool] = False
+    reads_sentences: ClassVar[bool] = False
     vocabulary: Vocabulary
     masking_rate: float
     mean_span_length: float = 3.0
@@ -60,7 +61,7 @@ class SpanCorruption:
 
     def targetable(self, tokens_BL: IntArray) -> BoolArray:
         """Which tokens may be targets: text, sentinels and the end of a document."""
-        return ~np.isin(tokens_BL, [self.vocabulary.pad, self.vocabulary.bos, self.vocabulary.mask])
+        return ~np.isin(tokens_BL, self.vocabulary.never_predicted)
 
     def prepare(self, sequences: Sequences, *, validation: bool = False) -> Targets:
         """Takes spans out."""
@@ -73,7 +74,8 @@ class SpanCorruption:
         first_N |= noise_N & (np.arange(len(noise_N)) == np.repeat(starts(lengths_D), lengths_D))
         spans_N = np.cumsum(first_N)
         before_D: IntArray = (spans_N - first_N)[starts(lengths_D)]
-        sentinels_N = self.vocabulary.size + spans_N - 1 - np.repeat(before_D, lengths_D)
+        numbers_N = np.maximum(spans_N - 1 - np.repeat(before_D, lengths_D), 0)  # before the first span: not used
+        sentinels_N = self.vocabulary.sentinels[numbers_N]
 
         stays_N = ~noise_N | first_N
         inputs_N, input_lengths_D = np.where(first_N, sentinels_N, tokens_N)[stays_N], sums(stays_N, lengths_D)

@@ -51,7 +51,15 @@ def make_context(tmp_path: Path) -> Callable[..., StepContext]:
         output, work = tmp_path / name / "output", tmp_path / name / "work"
         output.mkdir(parents=True)
         work.mkdir()
-        return StepContext(step=name, key="0" * 32, output=output, work=work, raw=raw, tracker=StepTracker(step=name))
+        return StepContext(
+            step=name,
+            key="0" * 32,
+            output=output,
+            work=work,
+            raw=raw,
+            units=tmp_path / "units",
+            tracker=StepTracker(step=name),
+        )
 
     return make
 

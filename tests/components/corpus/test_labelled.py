@@ -141,7 +141,7 @@ def test_unusable_tasks_are_refused(
 
 
 def test_all_bad_files_are_named_at_once(tmp_path: Path, files: SimpleNamespace, make_context: Make) -> None:
-    bad = [files.write(tmp_path / name, data) for name, data in (("a.csv", b"x\n1\n"), ("b.jsonl", b"\xff\n"))]
+    bad = [files.write(tmp_path / name, data) for name, data in (("a.csv", b"x\n1\n"), ("b.jsonl", b"\xff\n" * 10))]
     with pytest.raises(DataError, match=r"(?s)a\.csv.*\n.*b\.jsonl: not UTF-8 at byte 0"):
         make_task(TaskConfig(train="x"), {}, make_context("task", train=tuple(bad)))
 

@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from components.corpus import writer
+from components.corpus import documents, merge
 from components.corpus.config import CorpusConfig, SourceConfig
-from components.corpus.documents import ReadTask, examine
-from components.corpus.merge import CorpusMerger, SourceFile
-from components.corpus.normalise import text_digest
+from components.corpus.decontamination import build_index
+from components.corpus.distributed import equal_pairs
+from components.corpus.documents import Rules, write_unit
+from components.corpus.duplicates import cluster
+from components.corpus.merge import CorpusMerger, MadeUnit
+from components.corpus.normalise import text_id
 from components.corpus.rejects import RejectLog
-from components.corpus.writer import ParquetSink
+from components.corpus.units import units_of
 from infra.errors import DataError, FromzeroError
 from infra.storage.raw import RawFile
+from infra.storage.units import UnitStore
+
+NOTHING = np.zeros(0, dtype=np.int64)
 
 
 def merged(
-    output: Path, config: CorpusConfig, raw: list[RawFile], evaluation: list[str], slice_rows: int = 10_000
+    output: Path, config: CorpusConfig, raw: list[RawFile], evaluation: list[str], unit_bytes: int = 1 << 25
 ) -> tuple[CorpusMerger, dict[str, int]]:
     output.mkdir()
-    files = [SourceFile(source=index, file=file) for index, file in enumerate(raw)]
-    merger = CorpusMerger(output, config, files, [text_digest(text) for text in evaluation])
-    for index, file in enumerate(raw):
-        task = ReadTask(
-            index=index,
-            file=file,
-            text_column="text",
-            collapse_whitespace=True,
-            filters=config.filters,
-            sample_fraction=config.sample_fraction,
-        )
-        for table in examine(task):
-            for start in range(0, len(table), slice_rows):
-                merger.add(table.slice(start, slice_rows))
-    return merger, merger.close()
+    store = UnitStore(folder=output.parent / f"{output.name}_units")
+    index = build_index({"set": {text_id(text): text for text in evaluation}}, config.decontamination)
+    units: list[MadeUnit] = []
+    for position, file in enumerate(raw):
+        before = 0
+        for unit in units_of(file, unit_bytes=unit_bytes):
+            key = f"{len(units):032x}"
+            rules = Rules.of(config, config.sources[position])
+            path = store.put(key, partial(write_unit, unit, rules, index))
+            facts = documents.read_facts(path)
+            units.append(MadeUnit(key=key, path=path, source=position, file=file, rows_before=before, facts=facts))
+            before += facts.num_rows
+    first = np.cumsum([0, *(unit.facts.num_kept for unit in units)])
+    pairs = equal_pairs("equal", [unit.path for unit in units], first, NOTHING, store)
+    merger = CorpusMerger(
+        output, config, units, cluster(*pairs, np.ones(len(pairs[0]))), cluster(NOTHING, NOTHING, np.zeros(0))
+    )
+    return merger, merger.write()
 
 
 def read(output: Path, pattern: str) -> list[dict[str, Any]]:
@@ -62,7 +72,7 @@ def test_first_of_equal_texts_stays_and_evaluation_texts_never_enter(tmp_path: P
     merger, metrics = merged(tmp_path / "out", config, raw, ["secret  test"])
     documents = read(tmp_path / "out", "[tv]*-*.parquet")
     texts = {row["text"]: row for row in documents}
-    assert texts["two words"]["source"] == "source0" and texts["three"]["weight"] == 2
+    assert texts["two words"]["source"] == "source0" and texts["three"]["source"] == "source1"
     assert "secret test" not in texts and len(texts) == len(documents) == metrics["num_documents_kept"]
     assert metrics["num_documents_in"] == 68
     assert {k: v for k, v in metrics.items() if k.startswith("dropped")} == {
@@ -74,23 +84,27 @@ def test_first_of_equal_texts_stays_and_evaluation_texts_never_enter(tmp_path: P
     }
     dropped = {(row["source"], row["row"], row["reason"]) for row in read(tmp_path / "out", "dropped.parquet")}
     assert ("source1", 1, "duplicate") in dropped and ("source0", 4, "in_evaluation_set") in dropped
-    assert merger.num_in == {0: 64, 1: 4}
+    assert merger.num_kept == {0: 2, 1: 1}
 
 
-def test_bytes_do_not_depend_on_how_rows_arrive(
+def test_documents_do_not_depend_on_where_files_are_cut(
     tmp_path: Path, files: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "GROUP_ROWS", 16)
-    monkeypatch.setattr(writer, "GROUP_BYTES", 100)
-    monkeypatch.setattr(writer, "FILE_GROUPS", 3)
-    raw = [files.write(tmp_path / "a.txt", b"\n".join(b"text %d" % (i * i) for i in range(500)))]
+    """Rows of rejects and of duplicates are counted from the start of the file, however it is cut."""
+    monkeypatch.setattr(documents, "GROUP_ROWS", 16)
+    monkeypatch.setattr(merge, "FILE_UNITS", 3)
+    lines = [b"text %d" % (i * 7 % 400) if i % 50 else b"" for i in range(500)]
+    raw = [files.write(tmp_path / "a.txt", b"\n".join(lines))]
     config = CorpusConfig(sources=[{"path": "a"}])
-    for name, slice_rows in (("whole", 10_000), ("slices", 7)):
-        merged(tmp_path / name, config, raw, [], slice_rows)
-    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
-    assert len(names) > 5 and names == sorted(path.name for path in (tmp_path / "slices").iterdir())
-    for name in names:
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "slices" / name).read_bytes()
+    found = {}
+    for name, unit_bytes in (("whole", 1 << 20), ("cut", 700)):
+        _, metrics = merged(tmp_path / name, config, raw, [], unit_bytes)
+        dropped = [(row["row"], row["reason"]) for row in read(tmp_path / name, "dropped.parquet")]
+        documents_found = [read(tmp_path / name, f"{split}-*") for split in ("train", "validation")]
+        found[name] = metrics, documents_found, sorted(dropped)
+    assert found["whole"] == found["cut"]
+    assert len(list((tmp_path / "cut").glob("train-*"))) > 1
+    assert (51, "empty_text") in found["cut"][2] and len(found["cut"][2]) == 500 - found["cut"][0]["num_documents_kept"]
 
 
 def test_a_small_corpus_still_gets_a_validation_document(tmp_path: Path, files: SimpleNamespace) -> None:
@@ -128,12 +142,6 @@ def test_rejects_are_all_counted_and_some_kept(tmp_path: Path) -> None:
     log.reconcile(8, 3)
     with pytest.raises(FromzeroError, match="8 rows in are not 2 kept and 5 dropped"):
         log.reconcile(8, 2)
-
-
-def test_a_sink_without_rows_writes_an_empty_file(tmp_path: Path) -> None:
-    sink = ParquetSink(tmp_path, "train", pa.schema({"num_bytes": pa.int64()}))
-    sink.close()
-    assert pq.read_table(tmp_path / "train-00000.parquet").num_rows == 0
 
 
 @pytest.mark.parametrize("name", [".", "..", ".a", "a/b", "a b"])

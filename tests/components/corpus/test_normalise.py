@@ -6,13 +6,6 @@ import random
 
 import pytest
 
-from components.corpus.filters import (
-    MaxCharacters,
-    MaxDuplicateLineFraction,
-    MaxRepeatedGramFraction,
-    MinCharacters,
-    MinLetterFraction,
-)
 from components.corpus.normalise import clean, cleaned_digest, is_unicode, text_digest, text_id, unit_interval
 
 
@@ -66,18 +59,3 @@ def test_hash_fractions_are_even_and_independent_of_each_other() -> None:
     assert abs(sum(place < 0.1 for place in first) / 4000 - 0.1) < 0.02
     both = sum(a < 0.5 and b < 0.5 for a, b in zip(first, second, strict=True))
     assert abs(both / 4000 - 0.25) < 0.03
-
-
-@pytest.mark.parametrize(
-    ("filter_", "kept", "dropped"),
-    [
-        (MinCharacters(characters=3), "中文字", "ab"),
-        (MaxCharacters(characters=3), "abc", "abcd"),
-        (MinLetterFraction(fraction=0.5), "ab 12", "a 12"),
-        (MinLetterFraction(fraction=0.5), "中文12", "1,2;"),
-        (MaxDuplicateLineFraction(fraction=0.5), "a\nb\na", "a\na\na"),
-        (MaxRepeatedGramFraction(fraction=0.5, gram_characters=2), "abcdef", "abababab"),
-    ],
-)
-def test_filters_keep_and_drop(filter_: MinCharacters, kept: str, dropped: str) -> None:
-    assert filter_.keeps(kept) and not filter_.keeps(dropped)

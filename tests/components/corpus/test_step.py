@@ -82,7 +82,7 @@ def test_every_bad_file_of_a_corpus_is_named(
 ) -> None:
     inputs = {"task": task_artifact(tmp_path, files, make_context)}
     bad = (
-        files.write(tmp_path / "bad.txt", b"fine\n\xff\n"),
+        files.write(tmp_path / "bad.txt", b"fine\n" + b"\xff\n" * 10),
         files.write(tmp_path / "cut.txt.gz", files.compress[".gz"](bytes(range(100)) * 50)[:-20]),
     )
     with pytest.raises(DataError) as caught:

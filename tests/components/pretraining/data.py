@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from components.tokenization.shards import ShardIndex, SourceCounts, SplitIndex, write_index, write_shard
+from components.tokenization.packing import Ragged
+from components.tokenization.shards import ShardIndex, SourceCounts, SplitIndex, record_batch, write_index, write_shard
+from components.tokenization.words import read_word_table, sentence_lengths
 
 GLOSSES = Path(__file__).parents[3] / "conf" / "data" / "wordnet" / "glosses.jsonl.gz"
 SOURCES = ("even", "odd")
@@ -116,7 +118,17 @@ def make_shards(
         if split == "train":
             counts += np.bincount(tokens[tokens > 0], minlength=vocab_size)
         path = folder / f"{split}-00000.arrow"
-        file = write_shard(path, tokens, lengths, vocab_size, marks, document_sources=sources, num_sources=2)
+        documents_of_rows = Ragged.of(lengths)
+        batch = record_batch(
+            tokens,
+            documents_of_rows,
+            vocab_size,
+            marks,
+            document_sources=Ragged.of(sources),
+            num_sources=2,
+            sentence_lengths=sentence_lengths(tokens, documents_of_rows, read_word_table(root / "tokenizer")),
+        )
+        file = write_shard(path, batch)
         splits[split] = SplitIndex(
             files=(file,),
             num_sequences=len(rows),
@@ -139,6 +151,7 @@ def make_shards(
             eos_token_id=3,
             mask_token_id=4,
             sources=SOURCES,
+            has_sentences=True,
             splits=splits,
         ),
     )

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from components.pretraining.sampler import Sampler
-from components.tokenization.shards import TokenShards, write_shard
+from components.tokenization.packing import Ragged
+from components.tokenization.shards import TokenShards, record_batch, write_shard
 
 BAD, BATCH_SIZE = 24, 8
 CONFIG: dict[str, Any] = {
@@ -66,7 +67,8 @@ def bad_data(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         number = sum(lengths[index])
         tokens_NL[index, :number] = draw.choice(rare, number)
     path = root / "token_shards" / shards.split.files[0].path
-    write_shard(path, tokens_NL, lengths, shards.index.vocab_size)
+    sentences = Ragged.of([[sum(row)] for row in lengths])
+    write_shard(path, record_batch(tokens_NL, Ragged.of(lengths), shards.index.vocab_size, sentence_lengths=sentences))
     return root
 
 

@@ -78,10 +78,9 @@ def packed(documents: list[tuple[list[int], list[int]]], length: int) -> SimpleN
 
     numbers_L = filled([[number + 1] * len(ids) for number, (ids, _) in enumerate(documents)])[0]
     numbers_M = filled([[number + 1] * len(ids) for number, (_, ids) in enumerate(documents)])[0]
-    padding = [list(range(length))]
     return SimpleNamespace(
         input_ids_BL=filled([ids for ids, _ in documents]),
-        positions_BL=filled([list(range(len(ids))) for ids, _ in documents] + padding)[:, :length],
+        documents_BL=numbers_L[None] - 1,
         decoder_input_ids_BM=filled([[START, *ids[:-1]] for _, ids in documents]),
         cross_attention_B1ML=(numbers_M[:, None] == numbers_L[None, :])[None, None],
         target_positions_T=torch.arange(sum(len(ids) for _, ids in documents)),

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 
 from components.pretraining.objectives.objective import Sequences, Targets, Vocabulary
+from components.tokenization.words import WordTable
 
 PAD, UNK, BOS, EOS, MASK = range(5)
 VOCABULARY = Vocabulary(size=40, pad=PAD, bos=BOS, eos=EOS, mask=MASK, num_sentinels=100)
+_NUMBERS = np.arange(40)
+WORDS = WordTable(starts_word_V=((_NUMBERS >= 5) & (_NUMBERS < 20)) | (_NUMBERS >= 30), ends_sentence_V=_NUMBERS >= 30)
+"""5 to 19 begin a word, 20 to 29 go on with one, 30 to 39 end a sentence (and begin a word)."""
 MASK_64 = (1 << 64) - 1
 
 
@@ -31,6 +35,8 @@ def sequences(
         flat = [token for document in documents for token in document]
         tokens[row, : len(flat)] = flat
         segments[row, : len(flat)] = np.repeat(np.arange(1, len(documents) + 1), [len(d) for d in documents])
+    begins = np.ones(tokens.shape, dtype=bool)
+    begins[:, 1:] = np.diff(segments, axis=1) != 0
     numbers = np.arange(len(rows)) if indices is None else np.asarray(indices)
     return Sequences(
         tokens_BL=tokens,
@@ -38,6 +44,7 @@ def sequences(
         marked_BL=None,
         indices_B=numbers,
         epochs_B=np.full(len(rows), epoch),
+        sentence_starts_BL=WORDS.sentence_starts(tokens.ravel(), begins.ravel()).reshape(tokens.shape),
         partners=partners,
     )
 

@@ -13,8 +13,8 @@ import pytest
 
 from components.pretraining.batches import Batch, make_batch, make_objective
 from components.pretraining.config import PretrainConfig
-from components.pretraining.objectives.vocabulary import WordTable
 from components.tokenization.shards import TokenShards
+from components.tokenization.words import WordTable
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +24,10 @@ def by_hand() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def words() -> WordTable:
-    """Of 40 tokens: 5 to 19 begin a word, 20 to 29 go on with one, 30 to 39 end a sentence (and begin a word)."""
-    numbers = np.arange(40)
-    return WordTable(starts_word_V=(numbers < 20) | (numbers >= 30), ends_sentence_V=numbers >= 30)
+def words(by_hand: ModuleType) -> WordTable:
+    """`by_hand.WORDS`."""
+    found: WordTable = by_hand.WORDS
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from components.pretraining.batches import Batch
 from components.pretraining.config import Noise
 from components.pretraining.objectives import denoising
 from components.pretraining.objectives.denoising import Denoising
-from components.pretraining.objectives.vocabulary import WordTable
 
 
 def shown(by_hand: ModuleType, made: Any) -> list[list[list[int]]]:
@@ -53,9 +52,9 @@ def test_infilling_by_hand(by_hand: ModuleType, monkeypatch: pytest.MonkeyPatch)
     assert by_hand.target_ids(made) == [2, 10, 11, 12, 13, 14, 3]
 
 
-def test_sentences_are_permuted_whole_each_order_as_likely(by_hand: ModuleType, words: WordTable) -> None:
+def test_sentences_are_permuted_whole_each_order_as_likely(by_hand: ModuleType) -> None:
     row = [[2, 5, 20, 30, 6, 31, 7, 8, 3]]
-    made = corrupt(by_hand, ("sentence_permutation",), row, number=1200, words=words)
+    made = corrupt(by_hand, ("sentence_permutation",), row, number=1200)
     parts = ((5, 20, 30), (6, 31), (7, 8))
     counts = Counter(tuple(document[1:-1]) for (document,) in shown(by_hand, made))
     orders = {
@@ -106,7 +105,7 @@ documents = st.lists(
     seed=st.integers(0, 1000),
 )
 def test_any_noise_keeps_the_target_and_never_grows(
-    by_hand: ModuleType, words: WordTable, rows: Any, noise: set[Any], rate: float, mean: float, seed: int
+    by_hand: ModuleType, rows: Any, noise: set[Any], rate: float, mean: float, seed: int
 ) -> None:
     width = max(sum(map(len, row)) for row in rows)
     objective = Denoising(
@@ -114,7 +113,6 @@ def test_any_noise_keeps_the_target_and_never_grows(
         noise=tuple(sorted(noise)),
         masking_rate=rate,
         mean_span_length=mean,
-        words=words,
         seed=seed,
     )
     made = objective.prepare(by_hand.sequences(rows, width))

@@ -7,6 +7,7 @@ is no target, `.loss`. Ours has several documents in a row, kept apart by masks 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,11 @@ def made(data: Path, config: PretrainConfig) -> tuple[Batch, Targets]:
     shards = TokenShards(data / "token_shards", "train")
     objective = make_objective(config, shards, data / "tokenizer")
     epochs_B = np.zeros_like(INDICES)
-    sequences: Sequences = read_sequences(shards, INDICES, epochs_B)
+    sequences: Sequences = read_sequences(shards, INDICES, epochs_B, sentences=objective.reads_sentences)
     if isinstance(objective, MaskedLmNsp):
         partners_B = objective.partner_indices(sequences, len(shards), validation=False)
-        partners = read_sequences(shards, partners_B, epochs_B)  # type: ignore[arg-type]
-        sequences = Sequences(
-            tokens_BL=sequences.tokens_BL,
-            segments_BL=sequences.segments_BL,
-            marked_BL=None,
-            indices_B=INDICES,
-            epochs_B=epochs_B,
-            partners=partners,
-        )
+        partners = read_sequences(shards, partners_B, epochs_B, sentences=True)  # type: ignore[arg-type]
+        sequences = replace(sequences, partners=partners)
     return make_batch(shards, objective, INDICES, epochs_B), objective.prepare(sequences)
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from components.pretraining.batches import Batch
 from components.pretraining.objectives.masked_lm import MaskedLm
-from components.pretraining.objectives.vocabulary import WordTable, read_word_table
 from components.tokenization.shards import TokenShards
+from components.tokenization.words import WordTable, read_word_table
 
 ALL = range(400)
 

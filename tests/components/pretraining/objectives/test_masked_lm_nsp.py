@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from components.pretraining.batches import Batch
 from components.pretraining.objectives.masked_lm import MaskedLm
 from components.pretraining.objectives.masked_lm_nsp import MaskedLmNsp
-from components.pretraining.objectives.vocabulary import WordTable, read_word_table
+from components.tokenization.words import WordTable, read_word_table
 
 
 def prepared(by_hand: ModuleType, words: WordTable, row: Any, partner: Any, epoch: int, width: int) -> Any:

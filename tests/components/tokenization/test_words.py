@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.pretraining.objectives.vocabulary import byte_alphabet, read_word_table
+from components.tokenization.pieces import byte_alphabet
 from components.tokenization.special import save_for_transformers
 from components.tokenization.training import train
+from components.tokenization.words import read_word_table
 from infra.errors import DataError
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[3]
 KINDS = ["byte_bpe", "wordpiece", "unigram"]
 
 
@@ -44,8 +45,11 @@ def cut(tokenizer: Any, folder: Path, text: str, what: str) -> list[str]:
     table = read_word_table(folder)
     encoding = tokenizer.encode(text, add_special_tokens=False)
     ids = np.asarray(encoding.ids)
-    is_text, begins = np.ones(len(ids), dtype=bool), np.arange(len(ids)) == 0
-    starts = np.flatnonzero(getattr(table, what)(ids, is_text, begins))
+    begins = np.arange(len(ids)) == 0
+    if what == "word_starts":
+        starts = np.flatnonzero(table.word_starts(ids, np.ones(len(ids), dtype=bool), begins))
+    else:
+        starts = np.flatnonzero(table.sentence_starts(ids, begins))
     places = [encoding.offsets[start][0] for start in starts] + [len(text)]
     assert places[0] == 0
     found = [text[a:b].strip() for a, b in itertools.pairwise(places)]
