@@ -108,15 +108,16 @@ def _poems(folder: Path) -> Iterator[str]:
                     yield from poem["paragraphs"]
 
 
-def _sentences(paragraphs: Iterable[str]) -> list[str]:
-    """Each sentence once, in the order of the first time; in NFC, so that cleaning changes nothing."""
-    found: dict[str, None] = {}
+def _sentences(paragraphs: Iterable[str], seen: set[str]) -> list[str]:
+    """Those that are not in `seen`, which they are added to; in NFC, so that cleaning changes nothing."""
+    found: list[str] = []
     least, most = SENTENCE_BYTES
     for paragraph in paragraphs:
         for sentence in _ENDS.split(unicodedata.normalize("NFC", " ".join(paragraph.split()))):
-            if least <= len(sentence.encode()) <= most and sentence.isprintable():
-                found[sentence] = None
-    return list(found)
+            if least <= len(sentence.encode()) <= most and sentence.isprintable() and sentence not in seen:
+                seen.add(sentence)
+                found.append(sentence)
+    return found
 
 
 def pools(cache: Path) -> dict[str, list[str]]:
@@ -126,7 +127,8 @@ def pools(cache: Path) -> dict[str, list[str]]:
         packages = cache / "packages"
         fetch(packages)
         made = {"dictionary": _dictionary, "glosses": _glosses, "bibles": _bibles, "poems": _poems}
-        found = {name: _sentences(read(packages)) for name, read in made.items()}
+        seen: set[str] = set()
+        found = {name: _sentences(read(packages), seen) for name, read in made.items()}
         with gzip.open(path, "wt", encoding="utf-8", compresslevel=1) as stream:
             json.dump(found, stream, ensure_ascii=False)
     with gzip.open(path, "rt", encoding="utf-8") as stream:
