@@ -132,3 +132,10 @@ def test_the_card_of_a_prefix_lm_says_that_its_mask_is_not_handed_on() -> None:
     told: Any = {"title": "t", "task": "text-generation", "key": "k", "data_license": None, "metrics": {}}
     assert "causal mask alone" in model_card(**told, settings={"objective": "prefix_lm"})
     assert "causal mask alone" not in model_card(**told, settings={"objective": "causal_lm"})
+
+
+def test_the_card_says_if_attention_ran_over_documents() -> None:
+    told: Any = {"title": "t", "task": "text-generation", "key": "0", "data_license": None, "metrics": {}}
+    for scope in ("sequence", "document"):
+        card = model_card(**told, settings={"objective": "causal_lm", "attention_scope": scope})
+        assert ("what stood before a document" in card) == (scope == "sequence")

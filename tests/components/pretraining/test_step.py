@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -98,6 +99,20 @@ def test_values_that_do_not_fit_are_refused_before_ray(tiny_data: Path, tmp_path
     config = PretrainConfig.model_validate({**CONFIG, "global_batch_size": 7})
     with pytest.raises(ConfigError, match=r"global_batch_size=7 must be a multiple of cluster.num_workers=2"):
         pretrain(config, artifacts(tiny_data), context(tmp_path, "pretrain_mlm"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "advice"), [("masked_lm_nsp", "take masked_lm"), ("denoising", "leave sentence_permutation out of")]
+)
+def test_shards_without_sentences_are_refused_before_ray(
+    tiny_data: Path, tmp_path: Path, objective: str, advice: str
+) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    path = tmp_path / "data" / "token_shards" / "shards.json"
+    path.write_text(path.read_text().replace('"has_sentences": true', '"has_sentences": false'))
+    config = PretrainConfig.model_validate({**CONFIG, "objective": objective})
+    with pytest.raises(ConfigError, match=rf"objective={objective} reads sentences, .* have none: .* {advice}"):
+        pretrain(config, artifacts(tmp_path / "data"), context(tmp_path, "pretrain_mlm"))
 
 
 @pytest.mark.parametrize("error", [ConfigError("a", "b"), DataError("no text"), TrainingError("nan at step 3")])

@@ -132,6 +132,10 @@ def test_steps_make_shards_that_hold_every_document_and_nothing_else(
     assert one.metrics["num_packed_documents"] == num_documents == shards.split.num_documents
     assert 400 + 30 < num_documents < 400 + 70
     assert one.metrics["num_tokens"] == len(expected) and one.metrics["num_cut_documents"] > 0
+    assert one.metrics["num_padding_tokens"] == len(shards) * 32 - len(expected)
+    assert 0 < one.metrics["padding_fraction"] == one.metrics["num_padding_tokens"] / (len(shards) * 32) < 0.05
+    assert one.metrics["num_avoidably_cut_documents"] == 0 < one.metrics["num_cut_tokens"]
+    assert shards.index.has_sentences and shards.sentence_starts(np.arange(len(shards)))[:, 0].all()
     assert TokenShards(contexts["one"].output, "validation").split.num_documents == 30
     counts = np.load(contexts["one"].output / "unigram_counts.npy")
     assert counts.tolist() == np.bincount(expected, minlength=trained.metrics["vocab_size"]).tolist()

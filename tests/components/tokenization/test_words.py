@@ -14,7 +14,7 @@ import pytest
 from components.tokenization.pieces import byte_alphabet
 from components.tokenization.special import save_for_transformers
 from components.tokenization.training import train
-from components.tokenization.words import read_word_table
+from components.tokenization.words import find_word_table, read_word_table
 from infra.errors import DataError
 
 ROOT = Path(__file__).parents[3]
@@ -121,3 +121,11 @@ def test_a_tokenizer_whose_words_nobody_can_tell_is_refused(tmp_path: Path, cont
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(DataError, match=message):
         read_word_table(tmp_path)
+
+
+def test_shards_of_such_a_tokenizer_have_no_table(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "WordLevel", "vocab": {"a": 0}}}')
+    assert find_word_table(tmp_path) is None
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(DataError, match=r"not a tokenizer\.json"):
+        find_word_table(tmp_path)
