@@ -71,10 +71,27 @@ class PipelineConfig(FrozenConfig):
         for name in type(self).model_fields:
             yield from section_problems(name, getattr(self, name))
         yield from self._tuning_problems()
+        yield from self._evaluation_problems()
         for name in ("pretrain_mlm", "pretrain_clm"):
             vocab_size = planned_vocab_size(self.tokenizer)
             if getattr(self, name).model.init_from is None and vocab_size is not None:
                 yield from size_problems(getattr(self, name), name, vocab_size)
+
+    def _evaluation_problems(self) -> Iterator[str]:
+        """Models that the stages would refuse to judge; told before they are trained."""
+        for name, stage in (("pretrain_mlm", "finetune"), ("pretrain_clm", "prompt")):
+            if getattr(self, stage).allow_unchecked_model:
+                continue
+            if getattr(self, name).model.init_from is not None:
+                yield (
+                    f"{name}.model.init_from: nobody compared what that model has read with the evaluation sets of the "
+                    f"task; to judge it all the same, set {stage}.allow_unchecked_model=true"
+                )
+            elif self.corpus.decontamination is None:
+                yield (
+                    f"corpus.decontamination=null: {stage} judges no model whose text was not compared with the "
+                    f"evaluation sets of the task; set {stage}.allow_unchecked_model=true if that is meant"
+                )
 
     def _tuning_problems(self) -> Iterator[str]:
         """What the decoder of `pretrain_clm` cannot do in `tune_decoder`; told before it is trained for days."""

@@ -72,7 +72,8 @@ def make_corpus(config: CorpusConfig, inputs: Mapping[str, Artifact], context: S
         DataError: files that cannot be used, each on its line, or an empty corpus.
         StorageError: a file cannot be read.
     """
-    from components.corpus.decontamination import build_index, read_sets, set_digest
+    from components.corpus import evaluation_sets
+    from components.corpus.decontamination import build_index, read_sets
     from components.corpus.merge import CorpusMerger
     from infra.storage.units import UnitStore
 
@@ -87,12 +88,7 @@ def make_corpus(config: CorpusConfig, inputs: Mapping[str, Artifact], context: S
     if config.near_duplicates:
         metrics["num_near_duplicate_clusters"] = len(set(near.kept_D.tolist()))
     _write_sources(context.output / "sources.json", config, units, merger)
-    checked = {
-        "checked": config.decontamination is not None,
-        **(config.decontamination.model_dump() if config.decontamination else {}),
-        "sets": {name: {"digest": set_digest(list(texts)), "num_texts": len(texts)} for name, texts in sets.items()},
-    }
-    (context.output / "evaluation_sets.json").write_text(json.dumps(checked, indent=1) + "\n")
+    evaluation_sets.write(context.output, config.decontamination, sets)
     seconds = time.monotonic() - started
     logger.info("corpus: %d of %d documents kept", metrics["num_documents_kept"], metrics["num_documents_in"])
     num_rows = {name: _num_rows(position, context, name, units) for position, name in enumerate(config.source_names())}

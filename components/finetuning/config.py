@@ -17,6 +17,9 @@ class FinetuneConfig(FrozenConfig):
     """Sweep and final fits of a classifier on a pretrained encoder, and the same from random weights."""
 
     seed: int = Field(0, ge=0, description="of the sampled trials, the label samples, the batches and the new head")
+    allow_unchecked_model: bool = execution_field(
+        False, description="judge a model too whose pretraining text was not compared with the task's evaluation sets"
+    )
     label_budgets: tuple[Budget, ...] = Field(
         (500, "all"), min_length=1, description="numbers of training labels to fine-tune with; all = every one"
     )

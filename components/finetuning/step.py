@@ -37,6 +37,7 @@ def finetune(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: St
     """
     if found := problems(config):
         raise ConfigError(*found)
+    from components.corpus.evaluation_sets import require_checked
     from components.finetuning import distributed
     from components.finetuning import results as reporting
     from components.finetuning.data import load_encoded, read_labels
@@ -47,6 +48,8 @@ def finetune(config: FinetuneConfig, inputs: Mapping[str, Artifact], context: St
 
     start = time.monotonic()
     task, encoder = inputs["task"].path, inputs["pretrain_mlm"].path / "model"
+    if not config.allow_unchecked_model:
+        require_checked(inputs["pretrain_mlm"].path, task, "finetune")
     labels = read_labels(task)
     if len(labels) < 2:
         raise DataError(f"task: {len(labels)} label(s); a classifier needs 2 or more different labels")

@@ -40,6 +40,7 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
         TrainingError: a loss that is not a finite number.
         InfrastructureError: the workers failed more often than they are started again.
     """
+    from components.corpus import evaluation_sets
     from components.pretraining.distributed import run_distributed, worker_memory
     from components.pretraining.export import EXPORT_NAME, HISTORY_NAME, MODEL_NAME, SAMPLES_NAME, read_result
     from components.pretraining.loop import ATTEMPTS_NAME
@@ -94,6 +95,10 @@ def pretrain(config: PretrainConfig, inputs: Mapping[str, Artifact], context: St
         )
     for name in (MODEL_NAME, HISTORY_NAME, SAMPLES_NAME):
         _link_or_copy(work / EXPORT_NAME / name, context.output / name)
+    if config.model.init_from and "init" not in inputs:
+        evaluation_sets.write_unknown(context.output, Path(config.model.init_from).name)
+    else:
+        evaluation_sets.carry(inputs["init" if "init" in inputs else "token_shards"].path, context.output)
     metrics = result["metrics"]
     mirror.pull(work / ATTEMPTS_NAME)
     attempts = (work / ATTEMPTS_NAME).read_text(encoding="utf-8").splitlines()

@@ -49,6 +49,9 @@ class PromptConfig(PromptFormat):
     name: str = Field(
         "classification", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="prompts are registered as fromzero-<name>-*"
     )
+    allow_unchecked_model: bool = execution_field(
+        False, description="judge a model too whose pretraining text was not compared with the task's evaluation sets"
+    )
     shots: tuple[int, ...] = Field((0, 4), min_length=1, description="demonstrations in a prompt: each number is tried")
     demonstration_draws: int = Field(
         3, ge=1, le=64, description="sets of demonstrations tried for each number; validation chooses one"

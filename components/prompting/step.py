@@ -150,6 +150,7 @@ def prompt(config: PromptConfig, inputs: Mapping[str, Artifact], context: StepCo
         DataError: the task has no training or test rows.
         ResourceError: the cluster has no room for a worker.
     """
+    from components.corpus.evaluation_sets import require_checked
     from components.prompting.demonstrations import choose_demonstrations, permute_labels
     from components.prompting.distributed import ScoringPool
     from components.prompting.evaluation import Prompt, best, validate
@@ -158,6 +159,9 @@ def prompt(config: PromptConfig, inputs: Mapping[str, Artifact], context: StepCo
 
     started = time.monotonic()
     task = inputs["task"].path
+    for name in ("pretrain_clm", "tune_decoder"):
+        if name in inputs and not config.allow_unchecked_model:
+            require_checked(inputs[name].path, task, "prompt")
     labels = read_labels(task)
     empty = _spec(config, labels, (), "prompt")
     training = require_rows(read_rows(task, "train"), "train", "task.train")

@@ -127,6 +127,7 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
     """
     import numpy as np
 
+    from components.corpus import evaluation_sets
     from components.tokenization.encoder import load_tokenizer
     from components.tokenization.encoding import SUFFIX, UNITS, Encoding, encode_tasks, source_weights
     from components.tokenization.shard_writer import SplitWriter
@@ -172,6 +173,7 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
             splits=splits,
         ),
     )
+    evaluation_sets.carry(corpus, context.output)
     np.save(context.output / "unigram_counts.npy", writers["train"].unigram_counts)
     context.tracker.progress(len(tasks), len(tasks), "units")
     train, validation = splits["train"], splits["validation"]

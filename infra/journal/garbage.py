@@ -20,12 +20,14 @@ from infra.journal import runs
 from infra.journal.acceptance import accepted_keys
 from infra.journal.runs import RunRecord
 from infra.storage.store import DAMAGED, REMOVED, Store
+from infra.storage.units import FOLDER as UNITS
+from infra.storage.units import key_of, unit_paths
 from infra.storage.work import spent
 from infra.tracking.delivered import Delivered
 from infra.tracking.garbage import HeldModel, HeldRun, Holdings, TrackedStore, local_files, path_of_uri
 from infra.tracking.lineage import reach
 
-Kind = Literal["mlflow model", "mlflow run", "artifact", "work folder", "rubbish", "run record"]
+Kind = Literal["mlflow model", "mlflow run", "artifact", "unit", "work folder", "rubbish", "run record"]
 _KEYS = re.compile(rb'"(?:key|fromzero\.key)":\s*"([0-9a-f]{32})"')
 _HALF = re.compile(r"\..+\.[0-9a-f]{8}")
 """Of `files.write_atomic`."""
@@ -73,7 +75,7 @@ def survey(store: Store, stores: Sequence[TrackedStore], keep_runs: int) -> Surv
     """
     facts = _Facts(store, [(one, one.read()) for one in stores], keep_runs)
     items = [*facts.models(), *facts.step_runs(), *facts.pipeline_runs()]
-    items += [*facts.artifacts(), *facts.work_folders(), *facts.rubbish(), *facts.records()]
+    items += [*facts.artifacts(), *facts.units(), *facts.work_folders(), *facts.rubbish(), *facts.records()]
     return Survey(
         num_kept=sum(folder.name in facts.keys for folder in facts.folders),
         keys=frozenset(facts.keys),
@@ -200,6 +202,25 @@ class _Facts:
         gone.sort(key=lambda folder: self.manifests.get(folder.name, {"finished_at": 0.0})["finished_at"], reverse=True)
         for folder in gone:
             yield Item(kind="artifact", name=_name(folder), reason=self.unneeded, paths=(folder,))
+
+    def units(self) -> Iterator[Item]:
+        """Units of work that no artifact that stays was made from, those of one kind as one item."""
+        named = {
+            (kind, unit)
+            for key, content in self.manifests.items()
+            if key in self.keys
+            for kind, units in content.get("units", {}).items()
+            for unit in units
+        }
+        gone: dict[str, list[Path]] = {}
+        base = self.store.root / UNITS
+        for path in unit_paths(base, self.store.mirror):
+            kind = path.relative_to(base).parts[0]
+            if (kind, key_of(path)) not in named:
+                gone.setdefault(kind, []).append(path)
+        for kind, paths in sorted(gone.items()):
+            reason = "no artifact that stays was made from them"
+            yield Item(kind="unit", name=f"{len(paths)} of {kind}", reason=reason, paths=tuple(paths))
 
     def work_folders(self) -> Iterator[Item]:
         """Those whose step is not needed, or finished; of the latter the checkpoints on record stay."""

@@ -1,12 +1,13 @@
 """ROOT: where artifacts lie, how one is begun, and how it becomes visible with one rename.
 
 ROOT/artifacts/<step>/<key>/   finished, with manifest.json
+ROOT/units/<kind>/             units of work inside steps, kept by content; see `units.py`
 ROOT/work/<step>/<key>/        checkpoints and finished units of a step that is not finished; later those on record
 ROOT/temporary/                outputs of attempts; rubbish after a kill, removed by the next attempt or `gc`
 ROOT/accepted/ runs/           one file each
 ROOT/locks/ spool/ tracking/   one file each
 
-A root on an object store has the first two and `accepted/` and `runs/` there, and a folder of this machine stands for
+A root on an object store has the first three and `accepted/` and `runs/` there, and a folder of this machine stands for
 it that has all of them: what was fetched or is to be uploaded, and what is of this machine alone.
 """
 
