@@ -1,7 +1,7 @@
 """Bytes cut into lines, without ever holding more than one document, and a count of those that are not UTF-8.
 
-Only line feeds end a line, so U+2028 in a JSON string does not. Lines come as blocks of about 1 MiB, since one call a
-block is ten times as fast as one a line. A line that is too long is skipped in chunks, and told.
+Only line feeds end a line, so U+2028 in a JSON string does not. Lines come as blocks of about 1 MiB, since to decode
+a block is 1.7 times as fast as to decode each line of it. A line that is too long is skipped in chunks, and told.
 """
 
 from __future__ import annotations

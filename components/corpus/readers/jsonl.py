@@ -1,4 +1,4 @@
-"""JSONL: an object a line, parsed by orjson, 5 times as fast as the standard library.
+"""JSONL: an object a line, parsed by orjson, 2.9 times as fast as the standard library on short texts.
 
 What orjson refuses is given to the standard library's `json`, which tells why, and which takes what orjson does not:
 NaN, escapes of lone surrogates (then the text is no Unicode, which is another reason), integers of any size.
