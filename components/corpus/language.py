@@ -7,6 +7,16 @@ download, cuts texts to 80 characters, and is never imported. Nothing here opens
 Alone, lid.176 takes a quarter of Tang poems for Japanese. So where most letters are Chinese characters, kana or Hangul
 the script decides: kana is Japanese, Hangul Korean, else Chinese, in which simplified, traditional, classical and
 Cantonese are one `zh`.
+
+Measured: English, 99.0 % of WordNet glosses (75 characters), 94.4 % of those under 40 characters, all of 3000 passages
+of the King James Bible; Chinese, 99.7 % of Tang poems, 99.5 % of their first lines (the rest are gaps, `und`), all of
+3000 Song lyrics; 99.2 % of the paragraphs of the Declaration of Human Rights in 29 other languages, 92.5 % of their
+first 20 characters. 31 microseconds a gloss, 152 a passage of 900 characters, 24 a poem on one core. On the same texts
+py3langid 0.4 had 97.1, 75.0, 99.9, 87.6 and 97.7 % (glosses, short ones, Bible, Tang, Declaration) at 82 microseconds
+a gloss, lingua 2.1 had 95.1, 90.6, 99.5, 99.9 and 87.6 % at 2300 microseconds and 1.2 GB.
+
+Indonesian and Malay, Bulgarian and Macedonian are mixed up in short texts; of languages outside the 176 the
+nearest is named. Not for telling the languages within one text apart.
 """
 
 from __future__ import annotations
@@ -28,7 +38,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 UNDECIDED = "und"
-_SAMPLE_CHARACTERS = 1000
+_SAMPLE_CHARACTERS = 500
 _MIN_KANA_SHARE = 0.05
 _CODES = {"wuu": "zh", "yue": "zh"}
 
@@ -38,7 +48,7 @@ def languages(texts: Sequence[str]) -> tuple[list[str], Floats]:
 
     The code has two letters where there is one of two (`en`), else three (`ceb`). `und`, with probability 0, where a
     text has no letters. A low probability (below 0.65, say) means a short, mixed or unknown text. Of a text longer
-    than 1000 characters the middle 1000 are looked at: menus stand at the ends of a page.
+    than 500 characters the middle 500 are looked at: menus stand at the ends of a page.
     """
     samples = [_sample(text) for text in texts]
     codes = [UNDECIDED] * len(samples)

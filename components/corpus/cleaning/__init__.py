@@ -3,6 +3,8 @@
 What is looked at closely is found first by one pattern over the whole Arrow array, so that a cleaner costs little where
 it finds nothing; it runs over the suspects alone. Repairs come before `normalise.clean`, which would remove the control
 characters that show what went wrong, the others after it; a text that something changed goes through all of it again.
+On one core `normalise.clean` alone takes 19 to 28 MB/s of short texts; each repair or mask that finds nothing 150 MB/s
+and more, except the repair of Cyrillic and Greek (5 MB/s) and `c4_lines` (5 MB/s).
 """
 
 from __future__ import annotations

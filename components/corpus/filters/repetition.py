@@ -1,7 +1,7 @@
 """One phrase over and over, in the spirit of Gopher's repeated n-grams, on characters, so that it needs no words.
 
 In any text the share of repeated grams grows with its length, so the default of 0.7 is meant to find only texts that
-are mostly repetition. 40 bytes a character while a batch is looked at.
+are mostly repetition. 76 bytes a character while a batch is looked at; 15 MB/s on one core of English, 59 of Chinese.
 """
 
 from __future__ import annotations
