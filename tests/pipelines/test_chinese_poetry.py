@@ -100,7 +100,7 @@ def test_the_run_holds_no_evaluation_poem_in_its_pretraining_text(run: tuple[Pat
     texts = set.union(*corpus)
     assert sum(map(len, corpus)) == len(texts) and not texts & (splits["validation"] | splits["test"])
     dropped = pq.read_table(artifact(run, "corpus") / "dropped.parquet").column("reason").to_pylist()
-    assert any("task" in reason for reason in dropped), set(dropped)
+    assert "in_evaluation_set" in dropped  # the labelled poems are a source of the corpus
 
 
 @pytest.mark.slow
