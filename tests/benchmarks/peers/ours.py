@@ -27,7 +27,6 @@ from infra.storage.raw import resolve
 from infra.tracking.client import StepTracker
 
 TASK_ROWS = 2000
-SAMPLE_SECONDS = 0.2
 
 
 def context(work: Path, name: str, **raw: Any) -> StepContext:
@@ -36,7 +35,8 @@ def context(work: Path, name: str, **raw: Any) -> StepContext:
     output.mkdir(parents=True)
     (work / name / "work").mkdir()
     tracker = StepTracker(step=name)
-    return StepContext(step=name, key="0" * 32, output=output, work=work / name / "work", raw=raw, tracker=tracker)
+    folders = {"output": output, "work": work / name / "work", "units": work / "units"}
+    return StepContext(step=name, key="0" * 32, raw=raw, tracker=tracker, **folders)
 
 
 def task(work: Path) -> Artifact:
