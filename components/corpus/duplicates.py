@@ -91,3 +91,17 @@ def cluster(lower_P: IntArray, higher_P: IntArray, similarity_P: FloatArray) -> 
         np.maximum.at(highest, np.searchsorted(documents, side), similarity_P)
     gone = documents != kept
     return Clusters(document_D=documents[gone], kept_D=kept[gone], similarity_D=highest[gone])
+
+
+def sizes(clusters: Clusters) -> tuple[IntArray, IntArray]:
+    """The documents that stay, and how many the cluster of each has, itself counted; the largest first."""
+    kept, counts = np.unique(clusters.kept_D, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return kept[order], counts[order] + 1
+
+
+def of_largest(clusters: Clusters, most: int = 10, members: int = 5) -> IntArray:
+    """Places in `clusters` of the first `members` of the `most` largest clusters, in order."""
+    largest = sizes(clusters)[0][:most]
+    found = [np.flatnonzero(clusters.kept_D == kept)[:members] for kept in largest.tolist()]
+    return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *found]))

@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 
 from components.corpus.config import CorpusConfig
 from components.corpus.documents import UnitFacts, read_dropped, read_kept
-from components.corpus.duplicates import Clusters
+from components.corpus.duplicates import Clusters, of_largest
 from components.corpus.rejects import RejectLog
 from components.corpus.rows import Reason, excerpt
+from components.corpus.statistics import EXACT, KEPT, NEAR, DocumentStatistics
 from infra.errors import DataError
 from infra.storage.raw import RawFile
 
@@ -57,7 +58,6 @@ DUPLICATE_SCHEMA = pa.schema(
     }
 )
 _READ = ["row", "digest", "text", "num_bytes", "language", "original_id", "license"]
-_KEPT, _EXACT, _NEAR = range(3)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,17 +98,18 @@ class CorpusMerger:
         counts = [unit.facts.num_kept for unit in units]
         self._first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._fate = np.zeros(int(self._first[-1]), dtype=np.uint8)
-        self._fate[equal.document_D] = _EXACT
-        self._fate[near.document_D] = _NEAR
-        shown = min(MAX_SHOWN_CLUSTERS, len(near.document_D)), min(MAX_SHOWN_CLUSTERS, len(equal.document_D))
-        self._pairs = [
-            *zip(near.document_D.tolist(), near.kept_D.tolist(), near.similarity_D.tolist(), strict=True),
-        ][: shown[0]] + [
-            *zip(equal.document_D.tolist(), equal.kept_D.tolist(), equal.similarity_D.tolist(), strict=True),
-        ][: shown[1]]
+        self._fate[equal.document_D] = EXACT
+        self._fate[near.document_D] = NEAR
+        self._pairs: list[tuple[int, int, float]] = []
+        for clusters in (near, equal):
+            shown = np.union1d(np.arange(min(MAX_SHOWN_CLUSTERS, len(clusters.document_D))), of_largest(clusters))
+            columns = (clusters.document_D[shown], clusters.kept_D[shown], clusters.similarity_D[shown])
+            self._pairs += zip(*(column.tolist() for column in columns), strict=True)
         wanted = {document for one, other, _ in self._pairs for document in (one, other)}
         self._wanted = np.array(sorted(wanted), dtype=np.int64)
-        self._looked_at: dict[int, tuple[str, str, str]] = {}
+        self.looked_at: dict[int, tuple[str, str, str]] = {}
+        """Id, source and excerpt of the documents in `duplicates.parquet`, by their number."""
+        self.statistics = DocumentStatistics()
         self._held_out = np.zeros(0, dtype=bool)
 
     def write(self) -> dict[str, int]:
@@ -125,10 +126,11 @@ class CorpusMerger:
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             written = list(pool.map(self._write_files, range(len(groups)), groups))
         totals: Counter[tuple[Any, ...]] = Counter()
-        for counts, log, looked_at in written:
+        for counts, log, looked_at, statistics in written:
             totals.update(counts)
+            self.statistics.merge(statistics)
             self.rejects.merge(log)
-            self._looked_at |= looked_at
+            self.looked_at |= looked_at
         for (what, of, *reason), count in totals.items():
             if what == "kept":
                 self.num_kept[of] += count
@@ -162,7 +164,7 @@ class CorpusMerger:
         columns = [read_kept(unit.path, ["place"]).column("place").to_numpy() for unit in self._units]
         place_D = np.concatenate([np.zeros(0), *columns])
         held_out = place_D < self._config.validation_fraction
-        alive = np.flatnonzero(self._fate == _KEPT)
+        alive = np.flatnonzero(self._fate == KEPT)
         if len(alive) < 2:
             for unit in self._units:
                 self._tell_dropped(unit)
@@ -208,10 +210,10 @@ class CorpusMerger:
 
     def _write_files(
         self, number: int, group: tuple[int, int]
-    ) -> tuple[Counter[tuple[Any, ...]], RejectLog, dict[int, tuple[str, str, str]]]:
+    ) -> tuple[Counter[tuple[Any, ...]], RejectLog, dict[int, tuple[str, str, str]], DocumentStatistics]:
         """The files of a range of units: counts, the duplicates dropped, and the documents of clusters to look at."""
         totals: Counter[tuple[Any, ...]] = Counter()
-        log = RejectLog()
+        log, statistics = RejectLog(), DocumentStatistics()
         looked_at: dict[int, tuple[str, str, str]] = {}
         writers: dict[str, pq.ParquetWriter] = {}
         in_file: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
@@ -226,14 +228,15 @@ class CorpusMerger:
                 first += len(table)
                 fate = self._fate[numbers]
                 self._look(table, numbers, source, looked_at)
-                for place in np.flatnonzero(fate != _KEPT).tolist():
-                    reason = Reason.DUPLICATE if fate[place] == _EXACT else Reason.NEAR_DUPLICATE
+                statistics.add(table, fate, source)
+                for place in np.flatnonzero(fate != KEPT).tolist():
+                    reason = Reason.DUPLICATE if fate[place] == EXACT else Reason.NEAR_DUPLICATE
                     text = table.column("text")[place].as_py()
                     row = unit.rows_before + table.column("row")[place].as_py()
                     log.add(source, unit.file.path, row, reason, text)
                     totals["dropped", unit.source, reason] += 1
                 for split in SPLITS:
-                    chosen = (fate == _KEPT) & (self._held_out[numbers] == (split == "validation"))
+                    chosen = (fate == KEPT) & (self._held_out[numbers] == (split == "validation"))
                     if not chosen.any():
                         continue
                     documents = self._documents(table.filter(pa.array(chosen)), source, unit)
@@ -252,7 +255,7 @@ class CorpusMerger:
         for split, writer in writers.items():
             writer.add_key_value_metadata({UNITS.decode(): json.dumps(in_file[split])})
             writer.close()
-        return totals, log, looked_at
+        return totals, log, looked_at, statistics
 
     def _look(
         self, table: pa.Table, numbers: npt.NDArray[np.int64], source: str, found: dict[int, tuple[str, str, str]]
@@ -278,8 +281,8 @@ class CorpusMerger:
         """The clusters, to be looked at."""
         rows = []
         for document, kept, similarity in self._pairs:
-            id_, source, text = self._looked_at[document]
-            kept_id, _, kept_text = self._looked_at[kept]
+            id_, source, text = self.looked_at[document]
+            kept_id, _, kept_text = self.looked_at[kept]
             rows.append(
                 dict(zip(DUPLICATE_SCHEMA.names, (id_, kept_id, similarity, source, text, kept_text), strict=True))
             )

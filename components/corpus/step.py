@@ -67,7 +67,7 @@ def make_corpus(config: CorpusConfig, inputs: Mapping[str, Artifact], context: S
     Returns:
         Files train-*.parquet and validation-*.parquet (columns id, text, source, num_bytes, language, original_id,
         license; ordered by source, file digest, row), dropped.parquet, duplicates.parquet, sources.json,
-        evaluation_sets.json.
+        evaluation_sets.json, data_report.html.
 
     Raises:
         DataError: files that cannot be used, each on its line, or an empty corpus.
@@ -76,6 +76,7 @@ def make_corpus(config: CorpusConfig, inputs: Mapping[str, Artifact], context: S
     from components.corpus import evaluation_sets
     from components.corpus.decontamination import build_index, read_sets
     from components.corpus.merge import CorpusMerger
+    from components.corpus.report import REPORT_NAME, CorpusFacts, write_report
     from infra.storage.units import UnitStore
 
     started = time.monotonic()
@@ -90,6 +91,8 @@ def make_corpus(config: CorpusConfig, inputs: Mapping[str, Artifact], context: S
         metrics["num_near_duplicate_clusters"] = len(set(near.kept_D.tolist()))
     _write_sources(context.output / "sources.json", config, units, merger)
     evaluation_sets.write(context.output, config.decontamination, sets)
+    facts = CorpusFacts(config=config, units=units, merger=merger, equal=equal, near=near, evaluation_texts=sets)
+    write_report(context.output / REPORT_NAME, facts)
     seconds = time.monotonic() - started
     logger.info("corpus: %d of %d documents kept", metrics["num_documents_kept"], metrics["num_documents_in"])
     num_rows = {name: _num_rows(position, context, name, units) for position, name in enumerate(config.source_names())}
@@ -104,7 +107,7 @@ def make_corpus(config: CorpusConfig, inputs: Mapping[str, Artifact], context: S
         },
         records=tuple(
             FileRecord(path=name)
-            for name in ("sources.json", "evaluation_sets.json", "dropped.parquet", "duplicates.parquet")
+            for name in (REPORT_NAME, "sources.json", "evaluation_sets.json", "dropped.parquet", "duplicates.parquet")
         ),
         units={UNITS: tuple(unit.key for unit in units)},
     )
