@@ -173,7 +173,7 @@ def _by_window(
 
 
 def _word_places(value_N: npt.NDArray[Any]) -> tuple[IntArray, bool]:
-    """Where words begin in a window, and whether the last one reaches its end. The window begins with no word's rest."""
+    """Where words begin in a window that begins with no rest of a word, and whether the last one reaches its end."""
     letter_N = value_N != 0
     spaceless_N = None
     if value_N.dtype != np.uint8 and (highest := value_N.max()) >= _SPACELESS:
