@@ -67,9 +67,10 @@ class TrainingTexts:
 
     def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for path in self._paths:
-            with pq.ParquetFile(path) as parquet:
+            with pq.ParquetFile(path, pre_buffer=False) as parquet:
                 known = [name for name in columns if name in parquet.schema_arrow.names]
-                yield from parquet.iter_batches(batch_size=BATCH_DOCUMENTS, columns=known)
+                for group in range(parquet.num_row_groups):  # all at once would hold several
+                    yield from parquet.iter_batches(BATCH_DOCUMENTS, [group], known, use_threads=False)
 
     def _count(self) -> tuple[IntArray, IntArray]:
         """Documents and bytes of text by the first digits of the id."""

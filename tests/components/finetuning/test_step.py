@@ -23,6 +23,7 @@ from infra.tracking.records import ModelRecord, TrialRecord
 
 MakeContext = Callable[..., StepContext]
 CONFIG = FinetuneConfig(
+    allow_unchecked_model=True,
     label_budgets=(60, "all"),
     num_trials=3,
     seeds=2,
@@ -184,7 +185,7 @@ def test_wrong_values_are_all_named_before_any_work(inputs: dict[str, Artifact],
 def test_twenty_classes_in_chinese_with_long_texts_run_whole(
     ray_cluster: Mapping[str, float], chinese_inputs: dict[str, Artifact], make_context: MakeContext
 ) -> None:
-    config = FinetuneConfig(label_budgets=(500, "all"), num_trials=1, num_rungs=1, epochs_small=(1,), seeds=1)
+    config = CONFIG.model_copy(update={"label_budgets": (500, "all"), "num_trials": 1, "num_rungs": 1})
     context = make_context()
     output = finetune(config, chinese_inputs, context)
     assert read(context, "results.json")["budgets"] == ["all"]

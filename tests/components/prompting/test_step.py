@@ -151,7 +151,7 @@ def run_prompt(
 ) -> tuple[StepOutput, dict[str, Any], Path]:
     inputs = {"task": task, "pretrain_clm": base, **({"tune_decoder": tuned} if tuned else {})}
     context = context_at(path)
-    output = prompt(PromptConfig(**values), inputs, context)
+    output = prompt(PromptConfig(**{"allow_unchecked_model": True, **values}), inputs, context)
     return output, json.loads((context.output / "results.json").read_text(encoding="utf-8")), context.output
 
 
@@ -215,7 +215,7 @@ def test_prompt_judges_both_models_on_all_test_rows_and_again_the_same(
         raw={},
         tracker=StepTracker(step="s"),
     )
-    resumed = prompt(PromptConfig(shots=(0, 2)), {"task": task, "pretrain_clm": base, "tune_decoder": tuned}, context)
+    resumed = prompt(PromptConfig(shots=(0, 2), allow_unchecked_model=True), {"task": task, "pretrain_clm": base, "tune_decoder": tuned}, context)
     assert resumed.metrics == output.metrics
 
 
