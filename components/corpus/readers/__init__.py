@@ -1,8 +1,8 @@
 """Text, JSONL, CSV, Parquet and Arrow files as rows, in the order of the file, bad rows marked and handed on.
 
 Every row that was read leaves here, good or with a reason, so that whoever merges them can count. A reader holds one
-batch, one chunk of 1 MiB and one document; a parsed JSON line may take 23 times its bytes (one of empty lists), so
-lower `max_document_bytes` where memory is scarce.
+batch, one chunk of 1 MiB and one document; a parsed JSON line or CSV record may take 23 times its bytes (empty lists),
+so lower `max_document_bytes` where memory is scarce.
 """
 
 from __future__ import annotations
