@@ -16,7 +16,7 @@ from components.finetuning import distributed, sweep, units
 from components.finetuning.config import FinetuneConfig
 from components.finetuning.predict import Classifier
 from components.finetuning.step import finetune
-from infra.errors import ConfigError, TrainingError
+from infra.errors import ConfigError, DataError, TrainingError
 from infra.journal.step import Artifact, StepContext, StepOutput
 from infra.tracking.client import StepTracker
 from infra.tracking.records import ModelRecord, TrialRecord
@@ -182,10 +182,18 @@ def test_wrong_values_are_all_named_before_any_work(inputs: dict[str, Artifact],
         finetune(config, inputs, make_context())
 
 
+def test_a_model_that_may_have_read_the_test_set_is_refused(
+    inputs: dict[str, Artifact], make_context: MakeContext
+) -> None:
+    with pytest.raises(DataError, match=r"finetune: .*task.validation and task.test.*allow_unchecked_model=true"):
+        finetune(CONFIG.model_copy(update={"allow_unchecked_model": False}), inputs, make_context("unchecked"))
+
+
 def test_twenty_classes_in_chinese_with_long_texts_run_whole(
     ray_cluster: Mapping[str, float], chinese_inputs: dict[str, Artifact], make_context: MakeContext
 ) -> None:
-    config = CONFIG.model_copy(update={"label_budgets": (500, "all"), "num_trials": 1, "num_rungs": 1})
+    values = {"label_budgets": (500, "all"), "num_trials": 1, "num_rungs": 1, "epochs_small": (1,), "seeds": 1}
+    config = FinetuneConfig(allow_unchecked_model=True, **values)
     context = make_context()
     output = finetune(config, chinese_inputs, context)
     assert read(context, "results.json")["budgets"] == ["all"]

@@ -155,6 +155,14 @@ def run_prompt(
     return output, json.loads((context.output / "results.json").read_text(encoding="utf-8")), context.output
 
 
+def test_a_model_that_may_have_read_the_test_set_is_refused(
+    task: Artifact, byte_tokenizer: Any, make_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    base = save_model(make_model("llama", len(byte_tokenizer)), byte_tokenizer, tmp_path / "pretrain_clm")
+    with pytest.raises(DataError, match=r"prompt: .*task.validation and task.test.*allow_unchecked_model=true"):
+        run_prompt(task, base, None, tmp_path / "a", allow_unchecked_model=False)
+
+
 @pytest.mark.ray
 def test_prompt_judges_both_models_on_all_test_rows_and_again_the_same(
     task: Artifact,
