@@ -70,6 +70,12 @@ def test_new_text_goes_through_the_tokenizer_that_is_there(
     assert second["tokenizer"].key == first["tokenizer"].key
     assert second["token_shards"].reasons == ("file 周二.jsonl of source0 is new",)
 
+    made = {name: store.manifest(name, second[name].key) for name in ("corpus", "token_shards")}
+    counts = {
+        name: (one["measured"]["num_units_made"], one["measured"]["num_units"]) for name, one in made.items() if one
+    }
+    assert counts == {"corpus": (1, 2), "token_shards": (2, 4)}  # of the new file, in two splits
+
     before, after = splits(store, first), splits(store, second)
     assert len(before) == 300 and len(after) == 500 and {"train", "validation"} == set(before.values())
     assert before.items() <= after.items()  # every document keeps its split
