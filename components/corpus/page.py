@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from components.corpus.statistics import PLOT_EDGES, LengthHistogram
+from components.corpus.statistics import LengthHistogram, edges_of
 
 _COLORS = ("#2f6db3", "#d9822b", "#8a4fa3", "#4b8b3b")
 _STYLE = """
@@ -30,13 +30,13 @@ p { margin:4px 0 10px }
 section { background:#fff; border:1px solid #e1e5ea; border-radius:8px; padding:16px 20px; margin-top:16px;
   overflow-x:auto }
 .tiles { display:flex; flex-wrap:wrap; gap:10px; margin-top:16px }
-.tiles div { flex:1 1 120px; background:#fff; border:1px solid #e1e5ea; border-radius:8px; padding:10px 14px }
+.tiles div { flex:1 1 95px; background:#fff; border:1px solid #e1e5ea; border-radius:8px; padding:10px 14px }
 .tiles b { display:block; font-size:20px; font-variant-numeric:tabular-nums }
 .tiles span { color:#5b6878; font-size:13px }
-table { border-collapse:collapse; width:100%; font-size:14px }
+table { border-collapse:collapse; font-size:14px } table.wide { width:100% }
 th { text-align:left; font-weight:600; color:#5b6878; border-bottom:2px solid #e1e5ea; padding:4px 14px 4px 0;
   vertical-align:bottom }
-td { border-bottom:1px solid #edf0f3; padding:4px 14px 4px 0; vertical-align:top; overflow-wrap:anywhere }
+td { border-bottom:1px solid #edf0f3; padding:4px 14px 4px 0; vertical-align:top; overflow-wrap:break-word }
 th.number, td.number { text-align:right; white-space:nowrap; font-variant-numeric:tabular-nums }
 tr.total td { font-weight:600 }
 td.bar { width:45% }
@@ -56,6 +56,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _UNSEEN = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
 _WORDS = re.compile(r"[^\W\u3040-\u30ff\u3400-\u9fff]+|\s+|.", re.DOTALL)
 _MAX_COMPARED = 400
+_MAX_BINS = 64
 _WIDTH, _HEIGHT, _LEFT, _FOOT = 1000, 220, 8, 40
 
 
@@ -110,17 +111,20 @@ def text(value: str) -> Html:
     return tag("div", value, class_="text", dir="auto")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, has_total: bool = False) -> Html:
-    """A table; columns that begin with a number, in the first row, are set to the right.
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, has_total: bool = False, is_wide: bool = False
+) -> Html:
+    """A table; columns of numbers alone are set to the right.
 
     Args:
         columns: their titles.
         rows: cells; numbers are written for people.
         has_total: the last row is the sum of the others.
+        is_wide: it takes all of the page's width.
     """
     if not rows:
         return tag("p", "None.", class_="soft")
-    numeric = [any(isinstance(row[place], int | float) for row in rows) for place in range(len(columns))]
+    numeric = [all(_is_numeric(row[place]) for row in rows) for place in range(len(columns))]
 
     def cells(kind: str, row: Sequence[Cell]) -> Html:
         made = []
@@ -135,7 +139,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, has_total: 
         tag("tr", cells("td", row), **({"class_": "total"} if has_total and place == len(rows) - 1 else {}))
         for place, row in enumerate(rows)
     ]
-    return tag("table", tag("tr", cells("th", columns)), *body)
+    return tag("table", tag("tr", cells("th", columns)), *body, class_="wide" if is_wide else "plain")
 
 
 def bars(columns: Sequence[str], rows: Sequence[tuple[str, float, str]], color: int = 0) -> Html:
@@ -151,27 +155,30 @@ def bars(columns: Sequence[str], rows: Sequence[tuple[str, float, str]], color: 
     for name, value, remark in rows:
         style = f"width:{100 * value / most:.1f}%;background:{_COLORS[color]}"
         shown.append([name, value, remark, tag("td", tag("i", style=style), class_="bar")])
-    titles = [*columns, ""] if len(columns) == 3 else [*columns, "", ""]
     if len(columns) == 2:
-        return table([*columns, ""], [[name, value, bar] for name, value, _, bar in shown])
-    return table(titles, shown)
+        shown = [[name, value, bar] for name, value, _, bar in shown]
+    return table([*columns, ""], shown, is_wide=True)
 
 
-def lengths_plot(series: Mapping[str, LengthHistogram], unit: str) -> Html:
+def lengths_plot(series: Mapping[str, LengthHistogram], unit: str, of: str = "documents") -> Html:
     """Distributions of lengths on a logarithmic scale, each as shares of its own documents: the area under each is the
     same, so that a few dropped documents can be compared with many kept ones.
 
     Args:
         series: histogram by name; empty ones are left out.
         unit: of the lengths.
+        of: what has the lengths.
     """
     filled = {name: histogram for name, histogram in series.items() if histogram.num}
     if not filled:
         return tag("p", "None.", class_="soft")
-    counts = {name: histogram.coarse() for name, histogram in filled.items()}
-    used = np.flatnonzero(sum(counts.values()))
-    first, last = max(int(used[0]) - 1, 0), int(used[-1]) + 1
-    edges = np.maximum(PLOT_EDGES[first : last + 2].astype(float), 0.7)  # 0 has no place on a logarithmic scale
+    for per_octave in (16, 8, 4):  # the finest that is readable
+        counts = {name: histogram.by_octave(per_octave) for name, histogram in filled.items()}
+        used = np.flatnonzero(sum(counts.values()))
+        first, last = max(int(used[0]) - 1, 0), int(used[-1]) + 1
+        if last - first <= _MAX_BINS:
+            break
+    edges = np.maximum(edges_of(per_octave)[first : last + 2], 0.7)  # 0 has no place on a logarithmic scale
     widths = np.log2(edges[1:] / edges[:-1])
     heights = {name: of[first : last + 1] / of.sum() / widths for name, of in counts.items()}
     highest = max(float(height.max()) for height in heights.values())
@@ -199,21 +206,21 @@ def lengths_plot(series: Mapping[str, LengthHistogram], unit: str) -> Html:
         drawn.append(tag("text", number(2**power), x=f"{x:.1f}", y=_HEIGHT + 18, text_anchor="middle"))
     drawn.append(tag("text", unit, x=_WIDTH / 2, y=_HEIGHT + 35, text_anchor="middle"))
     names = [
-        tag("span", tag("i", style=f"background:{_COLORS[place % len(_COLORS)]}"), name, f" ({number(of.num)})")
-        for place, (name, of) in enumerate(filled.items())
+        tag("span", tag("i", style=f"background:{_COLORS[place % len(_COLORS)]}"), name)
+        for place, name in enumerate(filled)
     ]
     rows: list[list[Cell]] = [
-        [name, of.num, of.least, *(of.quantile(share) for share in (0.1, 0.5, 0.9, 0.99)), of.most, of.mean]
-        for name, of in filled.items()
+        [name, one.num, one.least, *map(one.quantile, (0.1, 0.5, 0.9, 0.99)), one.most, one.mean]
+        for name, one in filled.items()
     ]
-    heads = ["", "documents", "shortest", "10 %", "median", "90 %", "99 %", "longest", "mean"]
+    heads = ["", of, "shortest", "10 %", "median", "90 %", "99 %", "longest", "mean"]
     return joined(
         tag("p", *names, class_="legend"),
-        tag("svg", *drawn, view_box=f"0 0 {_WIDTH} {_HEIGHT + _FOOT}", role="img", aria_label=f"lengths in {unit}"),
+        tag("svg", *drawn, view_box=f"0 0 {_WIDTH} {_HEIGHT + _FOOT}", role="img", aria_label=f"{of} by {unit}"),
         table(heads, rows),
         tag(
             "p",
-            "Height: share of the documents for each doubling of length. Quantiles are exact to 5 %.",
+            f"Height: share of the {of} for each doubling of {unit}. Quantiles are exact to 5 %.",
             class_="soft",
         ),
     )
@@ -257,6 +264,10 @@ def page(title: str, about: str, figures: Mapping[str, Cell], sections: Sequence
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>"
     )
     return f'<!doctype html>\n<html lang="en">\n{head}\n{body}\n</html>\n'
+
+
+def _is_numeric(value: Cell) -> bool:
+    return not isinstance(value, str) or value == "–" or value.endswith(" %")
 
 
 def _shown(value: Cell) -> str:

@@ -21,18 +21,18 @@ IntArray = npt.NDArray[np.int64]
 KEPT, EXACT, NEAR = range(3)
 """Fates of a document that a unit keeps: it stays, or an equal or nearly equal one stays in its place."""
 NUM_SAMPLES = 20
-_PER_OCTAVE, _PLOTTED_PER_OCTAVE, _OCTAVES = 16, 4, 41
+_PER_OCTAVE, _OCTAVES = 16, 41
 
 
-def _edges(per_octave: int) -> IntArray:
+def edges_of(per_octave: int) -> IntArray:
+    """Where bins begin: 0, and the whole numbers next to `per_octave` steps for each doubling; those of 4 and 8 are
+    among those of 16."""
     powers = 2.0 ** (np.arange(_OCTAVES * per_octave + 1) / per_octave)
     return np.unique(np.concatenate([[0], np.round(powers)])).astype(np.int64)
 
 
-EDGES = _edges(_PER_OCTAVE)
-"""Where bins begin: whole numbers, each its own bin up to 22, sixteen bins for each doubling later. [K]"""
-PLOT_EDGES = _edges(_PLOTTED_PER_OCTAVE)
-"""The same with four bins for each doubling; each begins where a bin of `EDGES` does."""
+EDGES = edges_of(_PER_OCTAVE)
+"""Each whole number up to 22 is its own bin. [K]"""
 
 
 @dataclass(slots=True)
@@ -82,9 +82,10 @@ class LengthHistogram:
         middle = (int(EDGES[place]) + int(EDGES[min(place + 1, len(EDGES) - 1)]) - 1) // 2
         return min(max(middle, self.least), self.most)
 
-    def coarse(self) -> IntArray:
-        """Counts by `PLOT_EDGES`."""
-        return np.add.reduceat(self.counts_K, np.searchsorted(EDGES, PLOT_EDGES))
+    def by_octave(self, per_octave: int) -> IntArray:
+        """Counts by `edges_of(per_octave)`, of 4, 8 or 16."""
+        found: IntArray = np.add.reduceat(self.counts_K, np.searchsorted(EDGES, edges_of(per_octave)))
+        return found
 
 
 @dataclass(frozen=True, order=True, slots=True)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.corpus.statistics import LengthHistogram
 from components.tokenization.config import TokenShardsConfig
 from components.tokenization.packing import Packing, concatenate, fill, pack
 from components.tokenization.shards import ShardFile, SourceCounts, SplitIndex, record_batch, token_dtype
@@ -59,6 +60,10 @@ class SplitWriter:
         """Tokens of these documents, all pieces together."""
         self.num_avoidably_cut_documents = 0
         """Those of them that are no longer than a sequence: none by best fit."""
+        self.document_lengths = LengthHistogram()
+        """Tokens of documents, before they are cut."""
+        self.sequence_documents = LengthHistogram()
+        """Documents, or pieces of them, of sequences."""
         self.unigram_counts: IntArray = np.zeros(vocab_size, dtype=np.int64)
         self._config, self._vocab_size, self._words = config, vocab_size, words
         self._dtype = token_dtype(vocab_size).to_pandas_dtype()
@@ -92,6 +97,7 @@ class SplitWriter:
         num_sources = self._counts_3S.shape[1]
         for row, weights in enumerate((None, lengths, num_bytes)):
             self._counts_3S[row] += np.bincount(sources, weights, minlength=num_sources).astype(np.int64)
+        self.document_lengths.add(lengths)
         tokens = tokens.astype(self._dtype)
         for first in range(0, len(tokens), COUNTED_TOKENS):
             self.unigram_counts += np.bincount(tokens[first : first + COUNTED_TOKENS], minlength=self._vocab_size)
@@ -152,6 +158,7 @@ class SplitWriter:
             rest = slice(len(tokens) // length * length, None)
             # It is cut no second time: it is shorter than a sequence, and the next one begins with it.
             self._hold(tokens[rest].copy(), kept.length_P, sources[kept.document_P])
+        self.sequence_documents.add(np.diff(packing.offsets))
         rows_NL = fill(packing, tokens, np.cumsum(lengths) - lengths, length, self._pad_token_id)
         del tokens
         document_lengths = packing.by_sequence(packing.length_P)

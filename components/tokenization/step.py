@@ -123,7 +123,8 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
         context: where to write.
 
     Returns:
-        The files of `shards.py`, and unigram_counts.npy (int64 [vocab_size], training split, special tokens counted).
+        The files of `shards.py`, unigram_counts.npy (int64 [vocab_size], training split, special tokens counted) and
+        data_report.html.
     """
     import numpy as np
 
@@ -132,6 +133,7 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
     from components.tokenization.encoding import SUFFIX, UNITS, Encoding, encode_tasks, source_weights
     from components.tokenization.shard_writer import SplitWriter
     from components.tokenization.shards import ShardIndex, write_index
+    from components.tokenization.shards_report import DATA_REPORT_NAME, write_report
     from components.tokenization.special import read_special_ids
     from components.tokenization.words import find_word_table
     from infra.storage.units import UnitStore
@@ -175,6 +177,7 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
     )
     evaluation_sets.carry(corpus, context.output)
     np.save(context.output / "unigram_counts.npy", writers["train"].unigram_counts)
+    write_report(context.output / DATA_REPORT_NAME, config, writers, weights, inputs["tokenizer"].path)
     context.tracker.progress(len(tasks), len(tasks), "units")
     train, validation = splits["train"], splits["validation"]
     num_places = train.num_sequences * config.sequence_length
@@ -201,7 +204,7 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
             "num_units": len(tasks),
             "num_units_made": num_made,
         },
-        records=(FileRecord(path="shards.json"),),
+        records=(FileRecord(path=DATA_REPORT_NAME), FileRecord(path="shards.json")),
         units={UNITS: tuple(task.key for task in tasks)},
     )
 
