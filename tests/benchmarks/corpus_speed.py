@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,25 +121,50 @@ def measure(options: argparse.Namespace) -> tuple[text.Text, dict[str, list[dict
     return written, found
 
 
+def plain(told: Mapping[str, Any]) -> float:
+    """Seconds without Ray's start and end."""
+    return float(told["seconds"])
+
+
 def started(told: Mapping[str, Any]) -> float:
-    """Seconds with Ray's start and end, where there are such."""
-    return float(told["seconds"] + told.get("ray_start_seconds", 0.0) + told.get("ray_stop_seconds", 0.0))
+    """Seconds with both."""
+    return float(told["seconds"] + told["ray_start_seconds"] + told["ray_stop_seconds"])
+
+
+def cpu(told: Mapping[str, Any]) -> float:
+    """Seconds of all cores, what starts and imports take included: what a busy machine changes least."""
+    return float(told["cpu_seconds"])
+
+
+def _ratio(
+    rounds: Sequence[Mapping[str, Any]],
+    ours: Sequence[Mapping[str, Any]],
+    of: Callable[[Mapping[str, Any]], float],
+    to: Callable[[Mapping[str, Any]], float],
+) -> str:
+    """Median over the rounds; empty without our side."""
+    return f"{statistics.median(of(a) / to(b) for a, b in zip(rounds, ours, strict=True)):.2f}" if ours else ""
 
 
 def show(written: text.Text, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Prints the table."""
     table = Table(title="Raw text to packed shards", title_justify="left", box=None)
-    for column in ("side", "s", "lowest", "highest", "MB/s", "CPU s", "/ ours", "/ ours, Ray started", "tokens"):
+    for column in (
+        "side",
+        "s",
+        "lowest",
+        "highest",
+        "MB/s",
+        "CPU s",
+        "CPU / ours",
+        "/ ours",
+        "/ ours, Ray started",
+        "tokens",
+    ):
         table.add_column(column, justify="left" if column == "side" else "right")
     ours = found.get("ours", [])
     for name, rounds in found.items():
         seconds = [one["seconds"] for one in rounds]
-        ratios = [
-            f"{statistics.median(a['seconds'] / base(b) for a, b in zip(rounds, ours, strict=True)):.2f}"
-            if ours
-            else ""
-            for base in (lambda one: one["seconds"], started)
-        ]
         table.add_row(
             name,
             f"{statistics.median(seconds):.1f}",
@@ -147,7 +172,9 @@ def show(written: text.Text, found: Mapping[str, Sequence[Mapping[str, Any]]]) -
             f"{max(seconds):.1f}",
             f"{written.num_bytes / 1e6 / statistics.median(seconds):.2f}",
             f"{statistics.median(one['cpu_seconds'] for one in rounds):.1f}",
-            *ratios,
+            _ratio(rounds, ours, cpu, cpu),
+            _ratio(rounds, ours, plain, plain),
+            _ratio(rounds, ours, plain, started),
             f"{rounds[-1]['num_tokens']:,}",
         )
     percentiles = ", ".join(f"p{name} {value:,}" for name, value in written.percentiles.items())

@@ -35,8 +35,15 @@ def context(work: Path, name: str, **raw: Any) -> StepContext:
     output.mkdir(parents=True)
     (work / name / "work").mkdir()
     tracker = StepTracker(step=name)
-    folders = {"output": output, "work": work / name / "work", "units": work / "units"}
-    return StepContext(step=name, key="0" * 32, raw=raw, tracker=tracker, **folders)
+    return StepContext(
+        step=name,
+        key="0" * 32,
+        output=output,
+        work=work / name / "work",
+        raw=raw,
+        tracker=tracker,
+        units=work / "units",
+    )
 
 
 def task(work: Path) -> Artifact:

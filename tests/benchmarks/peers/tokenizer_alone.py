@@ -23,12 +23,12 @@ BATCH_TEXTS = 1024
 
 def encode(tokenizer: Any, texts: list[str], *, take_ids: bool) -> int:
     """The number of tokens; 0 where ids are not taken."""
-    arrays = []
+    arrays: list[np.ndarray[Any, np.dtype[np.uint32]]] = []
     for first in range(0, len(texts), BATCH_TEXTS):
         encodings = tokenizer.encode_batch_fast(texts[first : first + BATCH_TEXTS])
         if take_ids:
             arrays.extend(np.array(encoding.ids, dtype=np.uint32) for encoding in encodings)
-    return sum(map(len, arrays))
+    return sum(len(array) for array in arrays)
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
             process.start()
         for process in processes:
             process.join()
-        num_tokens = sum(counts)
+        num_tokens = sum(counts[:])
     else:
         num_tokens = encode(tokenizer, texts, take_ids=variant == "threads")
     total = time.perf_counter() - began
