@@ -46,7 +46,9 @@ def test_a_model_of_a_corpus_that_was_checked_is_taken(tmp_path: Path, task: Pat
 
 def test_one_of_a_corpus_that_was_not_checked_is_refused(tmp_path: Path, task: Path) -> None:
     model = made(tmp_path / "a", task, None)
-    with pytest.raises(DataError, match=r"finetune: .*not compared with task.validation and task.test.*decontamination"):
+    with pytest.raises(
+        DataError, match=r"finetune: .*not compared with task.validation and task.test.*decontamination"
+    ):
         evaluation_sets.require_checked(model, task, "finetune")
 
 

@@ -223,7 +223,11 @@ def test_prompt_judges_both_models_on_all_test_rows_and_again_the_same(
         raw={},
         tracker=StepTracker(step="s"),
     )
-    resumed = prompt(PromptConfig(shots=(0, 2), allow_unchecked_model=True), {"task": task, "pretrain_clm": base, "tune_decoder": tuned}, context)
+    resumed = prompt(
+        PromptConfig(shots=(0, 2), allow_unchecked_model=True),
+        {"task": task, "pretrain_clm": base, "tune_decoder": tuned},
+        context,
+    )
     assert resumed.metrics == output.metrics
 
 

@@ -13,7 +13,7 @@ from components.pretraining.batches import make_batch, make_objective
 from components.pretraining.config import PretrainConfig
 from components.pretraining.export import add_sentinels
 from components.tokenization.config import TokenShardsConfig
-from components.tokenization.encoding import load_tokenizer
+from components.tokenization.encoder import load_tokenizer
 from components.tokenization.existing import adopt
 from components.tokenization.shard_writer import SplitWriter
 from components.tokenization.shards import ShardIndex, TokenShards, write_index
