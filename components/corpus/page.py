@@ -37,7 +37,7 @@ table { border-collapse:collapse; font-size:14px } table.wide { width:100% }
 th { text-align:left; font-weight:600; color:#5b6878; border-bottom:2px solid #e1e5ea; padding:4px 14px 4px 0;
   vertical-align:bottom }
 td { border-bottom:1px solid #edf0f3; padding:4px 14px 4px 0; vertical-align:top; overflow-wrap:break-word }
-th.number, td.number { text-align:right; white-space:nowrap; font-variant-numeric:tabular-nums }
+th.number, td.number { text-align:right; font-variant-numeric:tabular-nums } td.number { white-space:nowrap }
 tr.total td { font-weight:600 }
 td.bar { width:45% }
 td.bar i { display:block; height:13px; margin-top:4px; min-width:1px; border-radius:2px }
@@ -83,7 +83,7 @@ def percent(part: float, whole: float) -> str:
     if not whole:
         return "–"
     share = 100 * part / whole
-    return f"{share:.1f} %" if share >= 1 or part == 0 else f"{share:.2g} %"
+    return f"{share:.1f} %" if share >= 1 else f"{share:.2g} %"
 
 
 def tag(name: str, *content: Cell, **attributes: str | float) -> Html:
@@ -142,7 +142,7 @@ def table(
     return tag("table", tag("tr", cells("th", columns)), *body, class_="wide" if is_wide else "plain")
 
 
-def bars(columns: Sequence[str], rows: Sequence[tuple[str, float, str]], color: int = 0) -> Html:
+def bars(columns: Sequence[str], rows: Sequence[tuple[Cell, float, str]], color: int = 0) -> Html:
     """Horizontal bars: a table of a name, a value, and what is said of it besides (empty for all: no column).
 
     Args:
@@ -154,7 +154,7 @@ def bars(columns: Sequence[str], rows: Sequence[tuple[str, float, str]], color: 
     shown: list[list[Cell]] = []
     for name, value, remark in rows:
         style = f"width:{100 * value / most:.1f}%;background:{_COLORS[color]}"
-        shown.append([name, value, remark, tag("td", tag("i", style=style), class_="bar")])
+        shown.append([name, value, remark, tag("td", tag("i", style=style) if value else None, class_="bar")])
     if len(columns) == 2:
         shown = [[name, value, bar] for name, value, _, bar in shown]
     return table([*columns, ""], shown, is_wide=True)
@@ -213,7 +213,7 @@ def lengths_plot(series: Mapping[str, LengthHistogram], unit: str, of: str = "do
         [name, one.num, one.least, *map(one.quantile, (0.1, 0.5, 0.9, 0.99)), one.most, one.mean]
         for name, one in filled.items()
     ]
-    heads = ["", of, "shortest", "10 %", "median", "90 %", "99 %", "longest", "mean"]
+    heads = ["", of, "least", "10 %", "median", "90 %", "99 %", "most", "mean"]
     return joined(
         tag("p", *names, class_="legend"),
         tag("svg", *drawn, view_box=f"0 0 {_WIDTH} {_HEIGHT + _FOOT}", role="img", aria_label=f"{of} by {unit}"),

@@ -32,7 +32,8 @@ WITHOUT_LANGUAGE = "not identified"
 _MAX_SHOWN = 10
 _MAX_SOURCES = 50
 _SIZES = ((2, 2), (3, 3), (4, 4), (5, 10), (11, 100), (101, 1000), (1001, None))
-_SIMILARITY_BINS = 20
+_SIMILARITY_BINS = 10
+_MAX_LANGUAGES = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -265,9 +266,12 @@ def _languages(facts: CorpusFacts) -> Html:
     total = counts.total()
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     rows = [(language or WITHOUT_LANGUAGE, count, percent(count, total)) for language, count in ordered]
+    rest = sum(count for _, count in ordered[_MAX_LANGUAGES:])
+    if rest:
+        rows[_MAX_LANGUAGES:] = [(f"{len(ordered) - _MAX_LANGUAGES} others", rest, percent(rest, total))]
     return joined(
-        tag("p", f"Documents kept, by language: {len(rows)}.", class_="soft"),
-        page.bars(["language", "documents", "share"], rows[:_MAX_SOURCES], color=2),
+        tag("p", f"Documents kept, by language: {len(ordered)}.", class_="soft"),
+        page.bars(["language", "documents", "share"], rows, color=2),
     )
 
 

@@ -24,7 +24,8 @@ from components.tokenization.shards import ShardIndex, TokenShards
 
 __all__ = ["DATA_REPORT_NAME", "write_report"]
 _NUM_SEQUENCES = 3
-_NUM_FREQUENT = 40
+_NUM_FREQUENT = 25
+_MAX_LANGUAGES = 20
 _MAX_SHOWN_TOKENS = 512
 
 
@@ -129,8 +130,9 @@ def _held_out(held_out: Mapping[str, Any]) -> Html:
     columns += ["unknown", "in single characters", "in parts of one"]
     told = [tag("p", "Up to 2 MiB of the validation split. A Chinese character is a word.", class_="soft")]
     told.append(page.table(columns, [row("all", held_out["all"])]))
-    for title, key in (("By language", "by_language"), ("By source", "by_source")):
-        rows = [row(name, of) for name, of in held_out[key].items()]
+    for title, key in (("By language, most text first", "by_language"), ("By source", "by_source")):
+        ordered = sorted(held_out[key].items(), key=lambda item: (-item[1]["num_bytes"], item[0]))[:_MAX_LANGUAGES]
+        rows = [row(name, of) for name, of in ordered]
         told += [tag("h3", title), page.table(columns, rows)]
     return joined(*told)
 
@@ -169,7 +171,7 @@ def _frequent(writer: SplitWriter, library: Any) -> Html:
     order = np.argsort(-counts_V, kind="stable")[:_NUM_FREQUENT]
     total = int(counts_V.sum())
     rows = [
-        (_token(library, id_), int(counts_V[id_]), percent(int(counts_V[id_]), total))
+        (tag("span", _token(library, id_), class_="token"), int(counts_V[id_]), percent(int(counts_V[id_]), total))
         for id_ in order.tolist()
         if counts_V[id_]
     ]
