@@ -20,7 +20,7 @@ from components.corpus.ngrams import IntArray, Ngrams, UintArray, mix
 
 MAX_MINIMA = 128
 MIN_RECALL = 0.99
-BLOCK_NGRAMS = 1 << 14
+BLOCK_NGRAMS = 1 << 15
 """N-grams that are hashed at a time: they, and what is made of them, stay in the cache of a core."""
 
 
@@ -36,24 +36,32 @@ def band_shape(threshold: float) -> tuple[int, int]:
     return best
 
 
-def signatures(of: Ngrams, num_minima: int) -> npt.NDArray[np.uint64]:
-    """The minima of each text, [T, K]; a text without n-grams has the largest number everywhere."""
-    multiplier_K = mix(np.arange(1, num_minima + 1, dtype=np.uint64)) | np.uint64(1)
-    addend_K = mix(np.arange(10_001, 10_001 + num_minima, dtype=np.uint64))
-    minima_TK = np.full((len(of.start_T), num_minima), np.iinfo(np.uint64).max, dtype=np.uint64)
-    full_T = np.flatnonzero(of.count_T > 0)
+def signatures(of: Ngrams, num_minima: int) -> npt.NDArray[np.uint32]:
+    """The minima of each text, [T, K]; a text without n-grams has the largest number everywhere.
+
+    Of 32 bits: twice as fast as of 64, and two texts of a million n-grams have one in 4,000 equal by chance.
+    """
+    numbers = np.arange(1, num_minima + 1, dtype=np.uint64)
+    multiplier_K = (mix(numbers) | np.uint64(1)).astype(np.uint32)
+    addend_K = mix(numbers + np.uint64(10_000)).astype(np.uint32)
+    half_G = (of.hash_G >> np.uint64(32)).astype(np.uint32)
+    full_F = np.flatnonzero(of.count_T > 0)  # texts with n-grams
+    start_F = of.start_T[full_F]
+    end_F = start_F + of.count_T[full_F]
+    minima_KF = np.empty((num_minima, len(full_F)), dtype=np.uint32)
     first = 0
-    while first < len(full_T):
-        start = of.start_T[full_T[first]]
-        last = int(np.searchsorted(of.start_T[full_T], start + BLOCK_NGRAMS, side="right"))
-        last = max(first + 1, last - 1) if last < len(full_T) else last
-        texts = full_T[first:last]
-        end = of.start_T[texts[-1]] + of.count_T[texts[-1]]
-        hash_G = of.hash_G[start:end]
-        starts = of.start_T[texts] - start
+    while first < len(full_F):
+        start = int(start_F[first])
+        last = max(first + 1, int(np.searchsorted(end_F, start + BLOCK_NGRAMS, side="right")))
+        block_G = half_G[start : int(end_F[last - 1])]
+        permuted_G = np.empty_like(block_G)
         for k in range(num_minima):
-            minima_TK[texts, k] = np.minimum.reduceat(hash_G * multiplier_K[k] + addend_K[k], starts)
+            np.multiply(block_G, multiplier_K[k], out=permuted_G)
+            permuted_G += addend_K[k]
+            np.minimum.reduceat(permuted_G, start_F[first:last] - start, out=minima_KF[k, first:last])
         first = last
+    minima_TK = np.full((len(of.count_T), num_minima), np.iinfo(np.uint32).max, dtype=np.uint32)
+    minima_TK[full_F] = minima_KF.T
     return minima_TK
 
 
@@ -63,7 +71,8 @@ def bands(of: Ngrams, threshold: float) -> IntArray:
     minima_TBR = signatures(of, num_bands * rows).reshape(-1, num_bands, rows)
     hash_TB = np.zeros(minima_TBR.shape[:2], dtype=np.uint64)
     for row in range(rows):
-        hash_TB = mix(hash_TB ^ minima_TBR[:, :, row])
+        hash_TB ^= minima_TBR[:, :, row].astype(np.uint64)
+        hash_TB = mix(hash_TB)
     hash_TB[of.count_T == 0] = 0
     return hash_TB.view(np.int64)
 

@@ -42,6 +42,7 @@ _SPACELESS_SCRIPTS = (
     (0xAA60, 0xAA7F),
     (0xF900, 0xFAFF),
     (0xFF66, 0xFF9F),  # Katakana of half width
+    (0x1AFF0, 0x1B16F),  # historical and Minnan Kana
     (0x20000, 0x3FFFF),
 )
 _SELECTORS = slice(0xFE00, 0xFE10)
@@ -173,7 +174,7 @@ def _by_window(
 
 
 def _word_places(value_N: npt.NDArray[Any]) -> tuple[IntArray, bool]:
-    """Where words begin in a window that begins with no rest of a word, and whether the last one reaches its end."""
+    """Where words begin in a window, which begins with no word's rest; and whether the last one reaches its end."""
     letter_N = value_N != 0
     spaceless_N = None
     if value_N.dtype != np.uint8 and (highest := value_N.max()) >= _SPACELESS:

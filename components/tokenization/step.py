@@ -217,7 +217,10 @@ def _tokenized(
     from components.tokenization.encoding import documents
 
     found = store.sound(store.find([task.key for task in tasks]))
-    missing = [task for task in tasks if task.key not in found or documents(task, found[task.key], weights) is None]
+    lacking = [task for task in tasks if task.key in found and documents(task, found[task.key], weights) is None]
+    for task in lacking:  # a document that was a duplicate has come back
+        store.drop(found.pop(task.key))
+    missing = [task for task in tasks if task.key not in found]
     waiting = {task.key for task in missing}
     made = make_token_units(missing, encoding, store) if missing else iter(())
     for task in tasks:

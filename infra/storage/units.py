@@ -52,6 +52,9 @@ class UnitStore:
             key: 32 hex characters.
             write: writes its file.
 
+        Returns:
+            Where it lies; where another attempt made another one, perhaps that.
+
         Raises:
             DiskFullError, StorageError: it could not be written.
         """
@@ -63,8 +66,9 @@ class UnitStore:
             fsync(temporary)
             path = folder / f"{key}-{sha256(temporary)[:DIGEST_CHARACTERS]}{self.suffix}"
             temporary.replace(path)
-            older = [one for one in folder.glob(f"{key}-*{self.suffix}") if one != path]
-            for one in older:  # another attempt's, or one that lacked something
+            # Of several attempts all keep the same one, as `find` does, or two that end at once would leave none.
+            *others, path = sorted({path, *folder.glob(f"{key}-*{self.suffix}")})
+            for one in others:
                 one.unlink(missing_ok=True)
             fsync(folder)
         except OSError as error:
@@ -72,7 +76,7 @@ class UnitStore:
         finally:
             temporary.unlink(missing_ok=True)
         self.mirror.push(path)
-        for one in older:
+        for one in others:
             self.mirror.drop(one)
         return path
 
@@ -87,10 +91,14 @@ class UnitStore:
         told = path.stem.rpartition("-")[2]
         found = sha256(path)[:DIGEST_CHARACTERS] if path.exists() else "no file"
         if found != told:
-            path.unlink(missing_ok=True)
-            self.mirror.drop(path)
+            self.drop(path)
             raise DamagedArtifactError(f"{path} is damaged and was removed: run again, it will be made anew")
         return path
+
+    def drop(self, path: Path) -> None:
+        """Removes a unit, everywhere."""
+        path.unlink(missing_ok=True)
+        self.mirror.drop(path)
 
     def sound(self, found: Mapping[str, Path]) -> dict[str, Path]:
         """Those of `found` that are not damaged; the others are removed with a warning, to be made again."""
