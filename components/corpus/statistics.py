@@ -1,6 +1,6 @@
 """What is counted of documents while a corpus is written, for its data report: no second pass over the texts.
 
-Counts are of all documents; 20 ms for 118,000 of them, and memory does not grow with the corpus. Samples are the
+Counts are of all documents; 30 ms for 102,000 of them, and memory does not grow with the corpus. Samples are the
 documents whose id has the lowest hash: the same for the same texts, however they are cut into files.
 """
 
