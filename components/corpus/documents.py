@@ -245,7 +245,7 @@ def _to_show(table: pa.Table, dropped: Counter[str]) -> pa.Table:
         dropped[reason] += 1
         if dropped[reason] <= MAX_SHOWN_PER_REASON:
             chosen.append(position)
-    return table.take(chosen)
+    return table.take(pa.array(chosen, pa.int64()))  # which may be none
 
 
 def examine(
