@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,12 @@ from components.corpus.normalise import text_id
 from components.tokenization.config import TokenizerConfig, TokenShardsConfig
 from components.tokenization.encoding import encode, encode_tasks, num_copies
 from components.tokenization.shards import TokenShards
+from components.tokenization.special import read_special_ids
 from components.tokenization.step import make_token_shards, train_tokenizer
 from components.tokenization.training_texts import TrainingTexts
+from infra.errors import DataError
 from infra.journal.step import Artifact, StepContext
+from infra.storage.raw import resolve
 from infra.tracking.client import StepTracker
 
 Make = Callable[..., StepContext]
@@ -108,6 +113,31 @@ def test_steps_make_shards_that_hold_every_document_and_nothing_else(
     assert TokenShards(contexts["one"].output, "validation").split.num_documents == 30
     counts = np.load(contexts["one"].output / "unigram_counts.npy")
     assert counts.tolist() == np.bincount(expected, minlength=trained.metrics["vocab_size"]).tolist()
+
+
+def test_an_existing_tokenizer_makes_shards_with_its_own_special_tokens(
+    corpus: Artifact, make_context: Make, make_style: Callable[[str], Path], ray_cluster: Mapping[str, float]
+) -> None:
+    folder = make_style("gpt2")
+    files = resolve(f"{folder}/*token*.json", "text", "tokenizer.path")
+    contexts = {name: make_context(name) for name in ("tokenizer", "shards")}
+    context = replace(contexts["tokenizer"], raw={"existing": files})
+    config = TokenizerConfig(kind="existing", path=str(folder))
+    output = train_tokenizer(config, {"corpus": corpus}, context)
+    assert output.metrics["num_added_tokens"] == 2 and "num_training_documents" not in output.metrics
+    report = json.loads((context.output / "tokenizer_report.json").read_text())
+    assert sorted(report["added_tokens"]) == ["<mask>", "<pad>"]
+    assert output.metrics["held_out_bytes_per_token"] == report["held_out"]["all"]["bytes_per_token"]
+    inputs = {"corpus": corpus, "tokenizer": artifact("tokenizer", context.output)}
+    make_token_shards(TokenShardsConfig(sequence_length=32), inputs, contexts["shards"])
+    shards = TokenShards(contexts["shards"].output, "train")
+    ids = read_special_ids(context.output / "tokenizer")
+    assert (shards.index.pad_token_id, shards.index.eos_token_id) == (ids.pad, ids.eos) and ids.bos == ids.eos
+    rows = np.arange(len(shards))
+    assert set(shards.tokens(rows)[shards.segments(rows) == 0].tolist()) == {ids.pad}
+    (folder / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(DataError, match="has changed since the run was planned"):
+        train_tokenizer(config, {"corpus": corpus}, context)
 
 
 def test_special_tokens_in_a_text_are_plain_characters(tmp_path: Path, make_context: Make) -> None:
