@@ -82,7 +82,8 @@ def test_chinese_runs_become_many_known_tokens(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["byte_bpe", "unigram"])
 def test_han_words_are_learned_where_that_is_wanted(kind: Any) -> None:
-    texts = ["我们在北京大学学习自然语言处理", "自然语言处理在北京大学"] * 50
+    draw = random.Random(3)
+    texts = ["".join(draw.choices(["北京大学", "自然语言", "处理", "学习", "我们", "在"], k=6)) for _ in range(200)]
     apart, together = (train(kind, lambda: [texts], 400, 2, han_words=wanted) for wanted in (False, True))
     text = "北京大学自然语言处理"
     assert len(apart.encode(text, add_special_tokens=False).ids) >= 10
