@@ -27,6 +27,9 @@ class TokenizerConfig(FrozenConfig):
         8192, ge=300, le=1 << 20, description="tokens, the 5 special ones counted; little text gives fewer"
     )
     min_frequency: int = Field(2, ge=1, description="how often a piece must occur to become a token")
+    han_words: bool = Field(
+        False, description="learn words of several Chinese characters (byte_bpe, unigram): pays from 32,000 tokens on"
+    )
     max_training_documents: int | None = Field(
         None, ge=1, description="train on this many documents at most, chosen by text hash"
     )
@@ -47,6 +50,8 @@ def problems(config: TokenizerConfig) -> Iterator[str]:
             f"tokenizer.path={config.path}: kind={config.kind} trains a tokenizer and takes none: set "
             "tokenizer.kind=existing, or leave out path"
         )
+    if config.kind == "wordpiece" and config.han_words:
+        yield "tokenizer.han_words=true: in WordPiece each Chinese character is a word; set kind=byte_bpe or unigram"
 
 
 class TokenShardsConfig(FrozenConfig):

@@ -64,7 +64,7 @@ def train_tokenizer(config: TokenizerConfig, inputs: Mapping[str, Artifact], con
             adopted = adopt(_existing_folder(context))
             tokenizer, special, added = adopted.tokenizer, adopted.special, adopted.added
         else:
-            tokenizer = train(config.kind, batches, config.vocab_size, config.min_frequency)
+            tokenizer = train(config.kind, batches, config.vocab_size, config.min_frequency, han_words=config.han_words)
         trained_at = time.monotonic()
         save_for_transformers(tokenizer, str(context.output / "tokenizer"), special)
         report = make_report(context.output / "tokenizer", inputs["corpus"].path, added)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
-from components.tokenization.pretokenize import MARKED_WORDS, WORDS, WORDS_WITH_SPACES
+from components.tokenization.pretokenize import MARKED_WORDS, WORDS, WORDS_WITH_SPACES, with_han_words
 
 LIMIT = 32
 SCRIPTS = {
@@ -36,11 +36,12 @@ def check(pattern: str, text: str) -> None:
     assert all(len(word.removeprefix(" ").removeprefix("▁")) <= LIMIT for word in found)
 
 
+@pytest.mark.parametrize("han_words", [False, True])
 @pytest.mark.parametrize("pattern", [WORDS_WITH_SPACES, MARKED_WORDS], ids=["bytes", "marked"])
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_text_of_any_script_falls_into_short_words(pattern: str, script: str) -> None:
-    text = SCRIPTS[script]
-    check(pattern, text if pattern == WORDS_WITH_SPACES else "".join("▁" if c.isspace() else c for c in text))
+def test_text_of_any_script_falls_into_short_words(pattern: str, script: str, han_words: bool) -> None:
+    text, wanted = SCRIPTS[script], with_han_words(pattern) if han_words else pattern
+    check(wanted, text if pattern == WORDS_WITH_SPACES else "".join("▁" if c.isspace() else c for c in text))
 
 
 @settings(max_examples=200, deadline=None)

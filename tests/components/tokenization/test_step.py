@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from components.tokenization.shards import TokenShards
 from components.tokenization.special import read_special_ids
 from components.tokenization.step import make_token_shards, train_tokenizer
 from components.tokenization.training_texts import TrainingTexts
+from infra.errors import DataError
 from infra.journal.step import Artifact, StepContext
+from infra.storage.raw import resolve
 from infra.tracking.client import StepTracker
 
 Make = Callable[..., StepContext]
@@ -169,6 +172,31 @@ def test_only_new_documents_are_tokenized(
     assert number == 4
     for path in grown.iterdir():
         assert path.read_bytes() == (mended / path.name).read_bytes()
+
+
+def test_an_existing_tokenizer_makes_shards_with_its_own_special_tokens(
+    corpus: Artifact, make_context: Make, make_style: Callable[[str], Path], ray_cluster: Mapping[str, float]
+) -> None:
+    folder = make_style("gpt2")
+    files = resolve(f"{folder}/*token*.json", "text", "tokenizer.path")
+    contexts = {name: make_context(name) for name in ("tokenizer", "shards")}
+    context = replace(contexts["tokenizer"], raw={"existing": files})
+    config = TokenizerConfig(kind="existing", path=str(folder))
+    output = train_tokenizer(config, {"corpus": corpus}, context)
+    assert output.metrics["num_added_tokens"] == 2 and "num_training_documents" not in output.metrics
+    report = json.loads((context.output / "tokenizer_report.json").read_text())
+    assert sorted(report["added_tokens"]) == ["<mask>", "<pad>"]
+    assert output.metrics["held_out_bytes_per_token"] == report["held_out"]["all"]["bytes_per_token"]
+    inputs = {"corpus": corpus, "tokenizer": artifact("tokenizer", context.output)}
+    make_token_shards(TokenShardsConfig(sequence_length=32), inputs, contexts["shards"])
+    shards = TokenShards(contexts["shards"].output, "train")
+    ids = read_special_ids(context.output / "tokenizer")
+    assert (shards.index.pad_token_id, shards.index.eos_token_id) == (ids.pad, ids.eos) and ids.bos == ids.eos
+    rows = np.arange(len(shards))
+    assert set(shards.tokens(rows)[shards.segments(rows) == 0].tolist()) == {ids.pad}
+    (folder / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(DataError, match="has changed since the run was planned"):
+        train_tokenizer(config, {"corpus": corpus}, context)
 
 
 def test_special_tokens_in_a_text_are_plain_characters(tmp_path: Path, make_context: Make) -> None:

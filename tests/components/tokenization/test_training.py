@@ -80,6 +80,16 @@ def test_chinese_runs_become_many_known_tokens(kind: str) -> None:
     assert 20 <= len(tokens.ids) <= 40
 
 
+@pytest.mark.parametrize("kind", ["byte_bpe", "unigram"])
+def test_han_words_are_learned_where_that_is_wanted(kind: Any) -> None:
+    draw = random.Random(3)
+    texts = ["".join(draw.choices(["北京大学", "自然语言", "处理", "学习", "我们", "在"], k=6)) for _ in range(200)]
+    apart, together = (train(kind, lambda: [texts], 400, 2, han_words=wanted) for wanted in (False, True))
+    text = "北京大学自然语言处理"
+    assert len(apart.encode(text, add_special_tokens=False).ids) >= 10
+    assert len(together.encode(text, add_special_tokens=False).ids) <= 5
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_seen_often_are_one_token(kind: str) -> None:
     assert len(trained(kind).encode("the walking", add_special_tokens=False).ids) == 2
