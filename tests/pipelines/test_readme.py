@@ -46,6 +46,8 @@ def inline(readme: str) -> list[list[str]]:
 def test_the_worked_example_is_taken_as_it_is_written(readme: str, cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.jsonl").write_text('{"text": "一"}\n', "utf-8")
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "a.jsonl.zst").write_bytes(b"planning does not look into it")
     first, *commands = examples(readme)
     assert first[:2] == ["head", "-1"]
     row = {"text": "这家餐厅的服务很好。", "类别": "好评"}
@@ -62,7 +64,7 @@ def test_the_worked_example_is_taken_as_it_is_written(readme: str, cli: Cli, tmp
         assert done.code == codes[name], done.err
         assert not any(word in done.err for word in REFUSED), done.err
         assert (NOBODY in done.err) == (codes[name] == 3), done.err
-    assert names == list(codes)
+    assert list(dict.fromkeys(names)) == list(codes) and names.count("run") == 2
 
 
 @pytest.mark.parametrize("readme", READMES)

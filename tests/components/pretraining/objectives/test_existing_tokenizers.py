@@ -18,6 +18,7 @@ from components.tokenization.existing import adopt
 from components.tokenization.shard_writer import SplitWriter
 from components.tokenization.shards import ShardIndex, TokenShards, write_index
 from components.tokenization.special import SpecialIds, read_special_ids, save_for_transformers
+from components.tokenization.words import read_word_table
 
 TEXTS = ["the cat sees the dog. The dog likes it.", "the dog sees the cat. walking, walking"] * 12
 ALL = ("masked_lm", "masked_lm_nsp", "span_corruption", "denoising", "causal_lm", "prefix_lm")
@@ -33,7 +34,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     tokenizer, ids = load_tokenizer(str(root / "tokenizer/tokenizer.json")), read_special_ids(root / "tokenizer")
     size = tokenizer.get_vocab_size()
     config = TokenShardsConfig(sequence_length=64)
-    writer = SplitWriter(root, "train", config, size, ("s",), ids.pad)
+    writer = SplitWriter(root, "train", config, size, ("s",), ids.pad, read_word_table(root / "tokenizer"))
     rows = [encoding.ids for encoding in tokenizer.encode_batch(TEXTS)]
     lengths = np.array([len(row) for row in rows])
     zeros = np.zeros(len(rows), dtype=np.int64)
@@ -46,6 +47,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         eos_token_id=ids.eos,
         mask_token_id=ids.mask,
         sources=("s",),
+        has_sentences=True,
         splits={"train": writer.close()},
     )
     write_index(root, index)
