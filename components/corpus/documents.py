@@ -181,7 +181,7 @@ def write_unit(unit: Unit, rules: Rules, evaluation: EvaluationIndex, path: Path
             while len(kept):
                 part = kept.slice(0, GROUP_ROWS - held_rows)
                 kept = kept.slice(len(part))
-                size = sum(part.column("num_bytes").to_pylist())
+                size = int(part.column("num_bytes").to_numpy().sum())
                 held.append(part)
                 held_rows, held_bytes = held_rows + len(part), held_bytes + size
                 num_kept, num_bytes = num_kept + len(part), num_bytes + size

@@ -31,7 +31,8 @@ from components.corpus.statistics import EXACT, KEPT, NEAR, DocumentStatistics
 from infra.errors import DataError
 from infra.storage.raw import RawFile
 
-UNITS = b"units"
+UNITS_IN_FILE = b"units"
+"""Under this name a file tells its units, in order, and how many row groups each has."""
 FILE_BYTES = 1 << 26
 FILE_UNITS = 256
 MAX_SHOWN_CLUSTERS = 10_000
@@ -253,7 +254,7 @@ class CorpusMerger:
             for split, count in num_groups.items():
                 in_file[split].append((unit.key, count))
         for split, writer in writers.items():
-            writer.add_key_value_metadata({UNITS.decode(): json.dumps(in_file[split])})
+            writer.add_key_value_metadata({UNITS_IN_FILE.decode(): json.dumps(in_file[split])})
             writer.close()
         return totals, log, looked_at, statistics
 

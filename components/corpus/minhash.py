@@ -16,7 +16,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from components.corpus.ngrams import IntArray, Ngrams, UintArray, mix
+from components.corpus.hashing import mix
+from components.corpus.ngrams import IntArray, Ngrams, UintArray
 
 MAX_MINIMA = 128
 MIN_RECALL = 0.99

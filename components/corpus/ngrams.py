@@ -1,7 +1,7 @@
 """N-grams of words as 64-bit hashes, over a batch of texts at once: what near-duplicates and overlaps are found by.
 
-A word is a run of letters, marks and digits, case folded; a character of a script without spaces (Han, Kana, Thai, Lao,
-Burmese, Khmer) is a word of its own, so an n-gram means something in Chinese too. Punctuation and spacing do not count.
+A word is a run of letters, marks and digits, case folded; a character of a script without spaces (`scripts.py`) is a
+word of its own, so an n-gram means something in Chinese too. Punctuation and spacing do not count.
 
 All in numpy, by windows that stay in the cache of a core. A hash is a polynomial with a fixed odd base modulo 2^64
 (Karp and Rabin 1987), over the characters of a word and again over the words of an n-gram. Two different ones share it
@@ -21,6 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from components.corpus.hashing import mix
+from components.corpus.scripts import SPACELESS_RANGES
+
 UintArray = npt.NDArray[np.uint64]
 IntArray = npt.NDArray[np.int64]
 WINDOW = 1 << 14
@@ -29,22 +32,6 @@ MAX_WORD = 1 << 12
 """Characters of a word; a longer run is several words."""
 _SEPARATOR = "\n"
 _SPACELESS, _EXPANDS = 1 << 24, 1 << 25
-_SPACELESS_SCRIPTS = (
-    (0x0E00, 0x0EFF),  # Thai, Lao
-    (0x1000, 0x109F),  # Burmese
-    (0x1780, 0x17FF),  # Khmer
-    (0x3005, 0x3007),  # Han: repetition, zero
-    (0x3040, 0x30FF),  # Hiragana, Katakana
-    (0x31F0, 0x31FF),
-    (0x3400, 0x4DBF),  # Han, as all that follows but one
-    (0x4E00, 0x9FFF),
-    (0xA9E0, 0xA9FF),  # Burmese
-    (0xAA60, 0xAA7F),
-    (0xF900, 0xFAFF),
-    (0xFF66, 0xFF9F),  # Katakana of half width
-    (0x1AFF0, 0x1B16F),  # historical and Minnan Kana
-    (0x20000, 0x3FFFF),
-)
 _SELECTORS = slice(0xFE00, 0xFE10)
 """Marks that choose how a character looks, behind emoji above all: no words."""
 _BASE_OF_CHARACTERS = 0x9E6D62D06F6A9A9D
@@ -71,17 +58,6 @@ class Ngrams:
     count_T: IntArray
 
 
-def mix(values: UintArray) -> UintArray:
-    """A bijection of 64-bit words after which every bit depends on every bit (SplitMix64, Steele et al. 2014)."""
-    mixed = values + np.uint64(0x9E3779B97F4A7C15)
-    mixed ^= mixed >> np.uint64(30)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(27)
-    mixed *= np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return mixed
-
-
 @lru_cache(maxsize=1)
 def _values() -> npt.NDArray[np.uint32]:
     """What each code point is in a word, [0x110000]: itself, case folded; 0 where it is in none."""
@@ -92,10 +68,10 @@ def _values() -> npt.NDArray[np.uint32]:
             folded = character.casefold()
             table[code] = ord(folded) if len(folded) == 1 else code | _EXPANDS
     table[_SELECTORS] = 0
-    for low, high in _SPACELESS_SCRIPTS:
-        part = table[low : high + 1]
-        if low >= 0x20000:
-            part[:] = np.arange(low, high + 1)
+    for start, end in SPACELESS_RANGES:
+        part = table[start:end]
+        if start >= 0x20000:
+            part[:] = np.arange(start, end)
         part[part > 0] |= _SPACELESS
     return table
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.corpus.merge import UNITS as UNITS_OF_FILE
+from components.corpus.merge import UNITS_IN_FILE
 from components.corpus.normalise import ID_BYTES, unit_interval
 from components.tokenization.encoder import load_encoder
 from components.tokenization.shards import token_dtype
@@ -80,7 +80,7 @@ def encode_tasks(corpus: Path, split: str, encoding: Encoding) -> list[EncodeTas
     for path in sorted(corpus.glob(f"{split}-*.parquet")):
         metadata = pq.read_metadata(path)
         group = 0
-        for unit, num_groups in json.loads((metadata.metadata or {}).get(UNITS_OF_FILE, b"[]")):
+        for unit, num_groups in json.loads((metadata.metadata or {}).get(UNITS_IN_FILE, b"[]")):
             num_bytes = sum(metadata.row_group(group + i).total_byte_size for i in range(num_groups))
             tasks.append(
                 EncodeTask(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 
+from components.corpus.scripts import HAN_RANGES, is_in
+
 
 def is_han(character: str) -> bool:
     """Whether `character` is a Chinese character."""
-    code = ord(character)
-    return (
-        0x3400 <= code <= 0x4DBF or 0x4E00 <= code <= 0x9FFF or 0xF900 <= code <= 0xFAFF or 0x20000 <= code <= 0x3FFFF
-    )
+    return is_in(character, HAN_RANGES)
 
 
 def script_of(text: str) -> str:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from components.corpus.scripts import SPACELESS_RANGES, is_in
 from components.tokenization.packing import Ragged
 from components.tokenization.pieces import PieceBytes, kind_of, piece_ids, special_pieces, unknown_id
 from infra.errors import DataError
@@ -36,16 +37,6 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 ENDS = frozenset(".!?…。！？")
 CLOSERS = "\"'”’»)]}」』）】》 \n"
-SPACELESS = (
-    (0x0E00, 0x0EFF),  # Thai, Lao
-    (0x1000, 0x109F),  # Myanmar
-    (0x1780, 0x17FF),  # Khmer
-    (0x3040, 0x30FF),  # Hiragana, Katakana
-    (0x3400, 0x4DBF),  # Han, as all that follows
-    (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF),
-    (0x20000, 0x3FFFF),
-)
 SENTENCE_TOKENS = 1 << 18
 """Tokens whose sentences are found at once."""
 SYMBOL_OR_HAN_LEADS = frozenset([0xE2, *range(0xE3, 0xEA), 0xEF, 0xF0])
@@ -204,4 +195,4 @@ def _begins_word(data: bytes) -> bool:
     category = unicodedata.category(character)[0]
     if category not in "LMN":
         return True
-    return category != "M" and any(low <= ord(character) <= high for low, high in SPACELESS)
+    return category != "M" and is_in(character, SPACELESS_RANGES)

@@ -5,7 +5,7 @@ not speak of JavaScript, cookies or terms of use; marks of citations ("[1]", "[e
 line stays is empty. The rules for the whole page are the filter `c4`.
 
 For scripts without spaces: 。！？… and closing quotation marks end a line; five words are seven Chinese characters (see
-`filters/scripts.py`); lines of Thai and its neighbours, which end without a mark, need none. The Chinese phrases for
+`scripts.py`); lines of Thai and its neighbours, which end without a mark, need none. The Chinese phrases for
 terms of use are ours. Verse, lists, tables, headings and code all go: for running prose from the web alone. 5 MB/s on
 one core.
 """
@@ -17,8 +17,8 @@ import re
 import numpy as np
 
 from components.corpus.filters.batch import TextBatch
-from components.corpus.filters.scripts import LINE_ENDS
 from components.corpus.filters.segments import Bools
+from components.corpus.scripts import LINE_ENDS
 
 MIN_WORDS = 5
 MAX_WORD_CHARACTERS = 1000

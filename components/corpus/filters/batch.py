@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from components.corpus.filters.hashing import RunHashes, mix
-from components.corpus.filters.scripts import (
+from components.corpus.filters.segments import Bools, Ints, Segments, line_runs, word_runs
+from components.corpus.hashing import RunHashes, mix
+from components.corpus.scripts import (
     LATIN_WIDTH,
     UNITS_PER_WORD,
     CharacterClass,
     class_table,
 )
-from components.corpus.filters.segments import Bools, Ints, Segments, line_runs, word_runs
 
 Floats = npt.NDArray[np.float64]
 _NEWLINE = 0x0A

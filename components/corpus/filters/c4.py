@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from components.corpus.filters.batch import TextBatch
-from components.corpus.filters.scripts import TERMINAL_PUNCTUATION
 from components.corpus.filters.segments import Bools
+from components.corpus.scripts import TERMINAL_PUNCTUATION
 from infra.journal.config import FrozenConfig
 
 _CJK_ENDS = TERMINAL_PUNCTUATION.replace(".!?", "")

@@ -17,8 +17,8 @@ from typing import Literal
 from pydantic import Field
 
 from components.corpus.filters.batch import TextBatch, share
-from components.corpus.filters.scripts import LINE_ENDS
 from components.corpus.filters.segments import Bools
+from components.corpus.scripts import LINE_ENDS
 from infra.journal.config import FrozenConfig
 
 

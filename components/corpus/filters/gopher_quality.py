@@ -24,8 +24,8 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from components.corpus.filters.batch import TextBatch, code_points, share
-from components.corpus.filters.scripts import CharacterClass
 from components.corpus.filters.segments import Bools, Ints
+from components.corpus.scripts import CharacterClass
 from infra.journal.config import FrozenConfig
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")

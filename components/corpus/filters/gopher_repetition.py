@@ -22,8 +22,8 @@ import numpy as np
 from pydantic import Field
 
 from components.corpus.filters.batch import Floats, TextBatch, share, text_keys
-from components.corpus.filters.hashing import RunHashes
 from components.corpus.filters.segments import Bools, Ints, Segments
+from components.corpus.hashing import RunHashes
 from infra.journal.config import FrozenConfig
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from components.corpus.filters.scripts import CharacterClass
+from components.corpus.scripts import CharacterClass
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

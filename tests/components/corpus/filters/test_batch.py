@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.corpus.filters.batch import TextBatch
-from components.corpus.filters.hashing import RunHashes
 from components.corpus.filters.segments import Segments
+from components.corpus.hashing import RunHashes
 
 ALPHABET = "ab é\u0301\u0e01\u0e34中国。，かナ…'-1|\n\n \u3000😀"
 

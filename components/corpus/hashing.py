@@ -1,4 +1,4 @@
-"""Hashes of runs of values, all at once: words from characters, n-grams from words.
+"""Hashes of numbers and of runs of them, all at once: words from characters, n-grams from words.
 
 A polynomial hash modulo 2^64 with prefix sums, so that the hash of any run costs two look-ups whatever its length. Two
 different runs share a hash with a probability near 2^-64; who writes a text could force a collision, which would only

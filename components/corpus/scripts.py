@@ -1,4 +1,4 @@
-"""What a character is to a filter: a class for each code point, and how much text one character of a script stands for.
+"""Scripts: which characters are words of their own, the class of each code point, and how much text one stands for.
 
 Rules for web text are written for English: so many words, so many characters a line. Chinese, Japanese, Thai, Lao,
 Khmer, Burmese and Tibetan put no spaces between words, and segmenting them needs a model a language. Here every letter
@@ -40,16 +40,19 @@ UNITS_PER_WORD = {CharacterClass.HAN: 1.4, CharacterClass.KANA: 4.0, CharacterCl
 LATIN_WIDTH = {CharacterClass.HAN: 4, CharacterClass.KANA: 2}
 """English characters, spaces included, that one letter stands for; 1 for every other character."""
 
-HAN_RANGES = ((0x3005, 0x3008), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x32400))
-KANA_RANGES = (
-    (0x3041, 0x3097),
-    (0x309D, 0x30A0),
-    (0x30A1, 0x30FB),
-    (0x30FC, 0x3100),
-    (0x31F0, 0x3200),
-    (0xFF66, 0xFF9E),
+HAN_RANGES = (
+    (0x3005, 0x3006),  # repetition
+    (0x3007, 0x3008),  # zero
+    (0x3400, 0x4DC0),
+    (0x4E00, 0xA000),
+    (0xF900, 0xFB00),
+    (0x20000, 0x40000),
 )
-_SOUTHEAST_ASIAN_RANGES = ((0x0E00, 0x1000), (0x1000, 0x10A0), (0x1780, 0x1800), (0xAA60, 0xAA80))
+"""Half open, as all here: what regular expressions call `\\p{Han}`, but for radicals."""
+KANA_RANGES = ((0x3040, 0x3100), (0x31F0, 0x3200), (0xFF66, 0xFFA0))
+SOUTHEAST_ASIAN_RANGES = ((0x0E00, 0x10A0), (0x1780, 0x1800), (0xA9E0, 0xAA00), (0xAA60, 0xAA80))
+SPACELESS_RANGES = (*SOUTHEAST_ASIAN_RANGES, *KANA_RANGES, *HAN_RANGES)
+"""Letters here stand for words: no space tells where one ends."""
 _NUM_TABLED = 0x32400
 """Beyond it lie no assigned letters, only variation selectors and private use."""
 
@@ -67,6 +70,12 @@ LINE_ENDS = TERMINAL_PUNCTUATION + "\"'”’」』"
 """What a line of prose ends with, or a quotation at its end: C4's and FineWeb's . ! ? " ' in every script."""
 
 
+def is_in(character: str, ranges: tuple[tuple[int, int], ...]) -> bool:
+    """Whether `character` is in one of the half-open `ranges`."""
+    code = ord(character)
+    return any(start <= code < end for start, end in ranges)
+
+
 @cache
 def class_table() -> npt.NDArray[np.uint8]:
     """The class of every code point, (0x110000,); made in 0.1 seconds, once a process."""
@@ -82,7 +91,7 @@ def class_table() -> npt.NDArray[np.uint8]:
     for ranges, class_ in (
         (HAN_RANGES, CharacterClass.HAN),
         (KANA_RANGES, CharacterClass.KANA),
-        (_SOUTHEAST_ASIAN_RANGES, CharacterClass.SOUTHEAST_ASIAN),
+        (SOUTHEAST_ASIAN_RANGES, CharacterClass.SOUTHEAST_ASIAN),
     ):
         for start, end in ranges:
             part = table[start:end]
