@@ -49,7 +49,7 @@ HAN_RANGES = (
     (0x20000, 0x40000),
 )
 """Half open, as all here: what regular expressions call `\\p{Han}`, but for radicals."""
-KANA_RANGES = ((0x3040, 0x3100), (0x31F0, 0x3200), (0xFF66, 0xFFA0))
+KANA_RANGES = ((0x3040, 0x3100), (0x31F0, 0x3200), (0xFF66, 0xFFA0), (0x1AFF0, 0x1B170))
 SOUTHEAST_ASIAN_RANGES = ((0x0E00, 0x10A0), (0x1780, 0x1800), (0xA9E0, 0xAA00), (0xAA60, 0xAA80))
 SPACELESS_RANGES = (*SOUTHEAST_ASIAN_RANGES, *KANA_RANGES, *HAN_RANGES)
 """Letters here stand for words: no space tells where one ends."""
