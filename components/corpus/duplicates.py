@@ -9,7 +9,7 @@ Shapes: R rows of a table of hashes, P pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -105,3 +105,16 @@ def of_largest(clusters: Clusters, most: int = 10, members: int = 5) -> IntArray
     largest = sizes(clusters)[0][:most]
     found = [np.flatnonzero(clusters.kept_D == kept)[:members] for kept in largest.tolist()]
     return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *found]))
+
+
+def settled(equal: Clusters, near: Clusters) -> Clusters:
+    """`equal`, with what stays in the end in place of what `near` took after it."""
+    if not len(near.document_D):
+        return equal
+    place_D = np.minimum(np.searchsorted(near.document_D, equal.kept_D), len(near.document_D) - 1)
+    went_D = near.document_D[place_D] == equal.kept_D
+    return replace(
+        equal,
+        kept_D=np.where(went_D, near.kept_D[place_D], equal.kept_D),
+        similarity_D=np.where(went_D, near.similarity_D[place_D], equal.similarity_D),
+    )

@@ -52,7 +52,7 @@ DUPLICATE_SCHEMA = pa.schema(
     {
         "id": pa.string(),
         "kept_id": pa.string(),
-        "similarity": pa.float32(),  # 1 for equal texts
+        "similarity": pa.float32(),  # 1 for equal texts, unless what was equal went as a near-duplicate
         "source": pa.string(),
         "text": pa.large_string(),
         "kept_text": pa.large_string(),

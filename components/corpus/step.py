@@ -176,7 +176,7 @@ def _duplicates(config: CorpusConfig, units: Sequence[MadeUnit], store: UnitStor
     import numpy as np
 
     from components.corpus.distributed import equal_pairs, similarities
-    from components.corpus.duplicates import cluster
+    from components.corpus.duplicates import cluster, settled
 
     paths = [unit.path for unit in units]
     first = np.concatenate([[0], np.cumsum([unit.facts.num_kept for unit in units])]).astype(np.int64)
@@ -188,7 +188,8 @@ def _duplicates(config: CorpusConfig, units: Sequence[MadeUnit], store: UnitStor
     lower, higher = equal_pairs("near", paths, first, equal.document_D, store)
     similarity = similarities(lower, higher, paths, first, config.near_duplicates.ngram_words, store)
     same = similarity >= config.near_duplicates.similarity
-    return equal, cluster(lower[same], higher[same], similarity[same])
+    near = cluster(lower[same], higher[same], similarity[same])
+    return settled(equal, near), near
 
 
 def _num_rows(position: int, context: StepContext, name: str, units: Sequence[MadeUnit]) -> list[int]:
