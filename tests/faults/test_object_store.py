@@ -55,7 +55,7 @@ def test_another_machine_goes_on_where_one_died(
     assert left.curves == undisturbed.curves
     assert left.num_versions == 1 and left.alias_key == left.keys["finetune"]
     there = objects.sizes("root")
-    assert {name.partition("/")[0] for name in there} == {"artifacts", "runs", "tracking"}
+    assert {name.partition("/")[0] for name in there} == {"artifacts", "runs", "tracking", "units"}
     assert len({name.split("/")[2] for name in there if name.startswith("artifacts/")}) == len(left.keys)
     assert not micro.orphans(killed, ended)
 
