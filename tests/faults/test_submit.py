@@ -307,7 +307,7 @@ def test_a_night_without_new_text_is_over_in_seconds(fromzero: Fromzero, tmp_pat
     assert first.code == 0, first.err
     began = time.monotonic()
     second = fromzero("submit", "nightly", *words, "--json")
-    assert second.code == 0 and time.monotonic() - began < 30
+    assert second.code == 0 and time.monotonic() - began < 120
     assert second.json["submission_id"] == first.json["submission_id"] + "-2"
     assert "[2/2] corpus reused" in second.err and len(records(tmp_path / "root")) == 1
 
