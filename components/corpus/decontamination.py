@@ -9,7 +9,7 @@ evaluation texts few. 40 MB/s on one core, and 24 MB/s with the hashing of words
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from components.corpus.ngrams import IntArray, UintArray, Words, ngrams, sums, sums_at, words
+from components.corpus.normalise import cleaned_digest
 from infra.journal.config import FrozenConfig
 
 MIN_TABLE_BITS, MAX_TABLE_BITS = 12, 26
@@ -54,7 +55,7 @@ class EvaluationIndex:
     """What is looked for. Can be pickled into workers."""
 
     names: tuple[str, ...]
-    """`<set> <id>` of each text."""
+    """`<set> <id>` of each text; again for one that cleaning changes."""
     digests: frozenset[bytes]
     """Of the texts themselves."""
     grams: _Grams | None
@@ -76,24 +77,39 @@ def read_sets(task: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def build_index(sets: Mapping[str, Mapping[str, str]], config: DecontaminationConfig | None) -> EvaluationIndex:
+def build_index(
+    sets: Mapping[str, Mapping[str, str]],
+    config: DecontaminationConfig | None,
+    cleaned: Callable[[list[str]], list[str]] | None = None,
+) -> EvaluationIndex:
     """What to look for.
 
     Args:
         sets: text by id, by the name of the set.
         config: without it only texts that are equal are found.
+        cleaned: what the cleaners of the corpus make of texts. Its documents went through them and evaluation texts
+            did not, so each of these is looked for as it stands and as they would leave it.
     """
-    names = tuple(f"{name} {id_}" for name, texts in sets.items() for id_ in texts)
-    ids = [id_ for texts in sets.values() for id_ in texts]
-    grams = _grams([text for texts in sets.values() for text in texts.values()], config) if config else None
+    names = [f"{name} {id_}" for name, texts in sets.items() for id_ in texts]
+    texts = [text for texts in sets.values() for text in texts.values()]
+    digests = [bytes.fromhex(id_) for texts in sets.values() for id_ in texts]
     told = [
         config.model_dump_json() if config else "equal texts",
         *(f"{n} {set_digest(list(t))}" for n, t in sets.items()),
     ]
+    if cleaned is not None:
+        found = [
+            (name, new) for name, old, new in zip(names, texts, cleaned(texts), strict=True) if new not in ("", old)
+        ]
+        news = [cleaned_digest(new) for _, new in found]
+        names += [name for name, _ in found]
+        texts += [new for _, new in found]
+        digests += news
+        told += [f"cleaned {set_digest([new.hex() for new in news])}"] if found else []
     return EvaluationIndex(
-        names=names,
-        digests=frozenset(map(bytes.fromhex, ids)),
-        grams=grams,
+        names=tuple(names),
+        digests=frozenset(digests),
+        grams=_grams(texts, config) if config else None,
         fingerprint=hashlib.sha256("\n".join(told).encode()).hexdigest()[:32],
     )
 

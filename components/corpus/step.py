@@ -74,6 +74,7 @@ def make_corpus(config: CorpusConfig, inputs: Mapping[str, Artifact], context: S
         StorageError: a file cannot be read.
     """
     from components.corpus import evaluation_sets
+    from components.corpus.cleaning import clean_texts
     from components.corpus.decontamination import build_index, read_sets
     from components.corpus.merge import CorpusMerger
     from components.corpus.report import REPORT_NAME, CorpusFacts, write_report
@@ -81,7 +82,11 @@ def make_corpus(config: CorpusConfig, inputs: Mapping[str, Artifact], context: S
 
     started = time.monotonic()
     sets = read_sets(inputs["task"].path)
-    evaluation = build_index(sets, config.decontamination)
+
+    def cleaned(texts: list[str]) -> list[str]:
+        return clean_texts(texts, config.cleaning, collapse_whitespace=config.collapse_whitespace)[0]
+
+    evaluation = build_index(sets, config.decontamination, cleaned)
     store = UnitStore(folder=context.units / UNITS, mirror=context.mirror)
     units, num_made = _made_units(config, evaluation, store, context)
     equal, near = _duplicates(config, units, store)

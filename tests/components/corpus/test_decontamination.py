@@ -7,6 +7,8 @@ import random
 import pytest
 
 from components.corpus import ngrams as hashing
+from components.corpus.cleaning import clean_texts
+from components.corpus.config import CorpusConfig
 from components.corpus.decontamination import (
     DecontaminationConfig,
     EvaluationIndex,
@@ -14,8 +16,10 @@ from components.corpus.decontamination import (
     overlaps,
     set_digest,
 )
+from components.corpus.documents import UNIT_SCHEMA, Rules, examine
 from components.corpus.ngrams import words
 from components.corpus.normalise import text_id
+from components.corpus.rows import RowBatch
 from tests.components.corpus import plain_words, real_texts
 
 ENGLISH = "when the sun had gone down behind the hills we walked home along a quiet river bank and sang"
@@ -128,3 +132,22 @@ def test_what_is_removed_is_what_sets_of_tuples_remove(window: int, monkeypatch:
     assert [place >= 0 for place in result] == [bool(owners) for owners in expected]
     assert all(place in owners for place, owners in zip(result, expected, strict=True) if place >= 0)
     assert 150 < sum(place >= 0 for place in result) < len(documents) - 150
+
+
+def test_a_text_is_found_as_the_cleaners_of_the_corpus_leave_it() -> None:
+    """The same rows may be evaluation set and source: what is cleaned there would else come through."""
+    texts = [
+        "Mail bob@acme.org now",
+        "The <b>quick</b> brown <b>fox</b> jumps <b>over</b> the <b>lazy</b> dog and <b>runs</b> off at <b>night</b>",
+        TINY,
+    ]
+    config = CorpusConfig.model_validate({"sources": [{"path": "x"}], "cleaning": {"mask_emails": 1, "strip_html": 1}})
+    sets = {"set": {text_id(text): text for text in texts}}
+    index = build_index(sets, config.decontamination, lambda them: clean_texts(them, config.cleaning)[0])
+    rules = Rules.of(config, config.sources[0])
+    around = f"before it: {texts[1]} and after"
+    table, _ = examine(RowBatch.of_texts(1, [*texts, around, "another text"]), rules, index, UNIT_SCHEMA)
+    assert table.column("reason").to_pylist() == [*["in_evaluation_set"] * 3, "overlaps_evaluation", None]
+    assert table.column("detail").to_pylist()[3] == f"set {text_id(texts[1])}"
+    same = build_index({"set": {text_id(TINY): TINY}}, config.decontamination)
+    assert same.fingerprint == build_index({"set": {text_id(TINY): TINY}}, config.decontamination, list).fingerprint
