@@ -208,6 +208,7 @@ def _is_ours(told: dict[str, Any]) -> bool:
     steps = (told.get("pre_tokenizer") or {}).get("pretokenizers") or []
     return (
         told["model"]["type"] == "BPE"
+        and all(token["special"] for token in told.get("added_tokens") or [])  # another is found across pieces
         and told.get("normalizer") is None
         and len(steps) == 2
         and steps[0]

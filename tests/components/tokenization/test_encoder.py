@@ -74,3 +74,15 @@ def test_what_cuts_words_otherwise_goes_through_the_library(tmp_path: Path, kind
     assert [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])] == [
         one.ids for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     ]
+
+
+def test_tokens_that_a_user_added_are_found_where_the_library_finds_them(tmp_path: Path) -> None:
+    """They reach over pieces, and have characters that are several bytes."""
+    tokenizer = train("byte_bpe", lambda: [["the quick brown fox", "春眠不觉晓"] * 9], 400, 2)
+    tokenizer.add_tokens(["café", "深度学习"])
+    save_for_transformers(tokenizer, str(tmp_path))
+    path = str(tmp_path / "tokenizer.json")
+    texts = ["un café the quick fox", "深度学习 the fox"]
+    ids, lengths = load_encoder(path).encode(pa.array(texts, pa.large_string()))
+    wanted = [load_tokenizer(path).encode(text, add_special_tokens=False).ids for text in texts]
+    assert ids.tolist() == [id_ for ids in wanted for id_ in ids] and lengths.tolist() == list(map(len, wanted))
