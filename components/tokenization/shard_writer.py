@@ -105,7 +105,8 @@ class SplitWriter:
         while len(lengths):
             ends = np.cumsum(lengths)
             full = int(np.searchsorted(ends, self._config.pack_window_tokens - self._held_tokens)) + 1
-            count = min(len(lengths), self._config.pack_window_documents - self._held_documents, full)
+            room = max(1, self._config.pack_window_documents - self._held_documents)  # a rest may have many pieces
+            count = min(len(lengths), room, full)
             num_tokens = int(ends[count - 1])
             self._hold(tokens[:num_tokens], lengths[:count], sources[:count])
             if (

@@ -116,6 +116,15 @@ def test_a_window_ends_with_the_document_that_fills_it(tmp_path: Path) -> None:
     assert [shards.document_lengths(index) for index in range(len(shards))] == [[5, 6], [5, 4, 7]]
 
 
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_a_rest_of_more_documents_than_a_window_has_is_concatenated_with_the_next(window: int, tmp_path: Path) -> None:
+    documents = [[2, 5 + number, 3] for number in range(40)]
+    make_shards(tmp_path, documents, packing="concatenate", window=window)
+    shards = TokenShards(tmp_path, "train")
+    found = shards.tokens(np.arange(len(shards))).ravel().tolist()
+    assert found[:120] == [token for document in documents for token in document] and not any(found[120:])
+
+
 def test_concatenation_keeps_the_order_over_windows_and_counts_what_it_cuts(tmp_path: Path) -> None:
     documents = some_documents(60)
     flat = [token for document in documents for token in document]
