@@ -22,7 +22,7 @@ def add_record(
     if text is None:
         rows.add("", reason=Reason.NO_TEXT)
     elif not isinstance(text, str):
-        rows.add(str(text)[:1000], reason=Reason.TEXT_NOT_A_STRING)
+        rows.add(_shown(text), reason=Reason.TEXT_NOT_A_STRING)
     elif not is_unicode(text):
         rows.add(text, reason=Reason.NOT_UNICODE)
     elif not has_label:
@@ -35,6 +35,14 @@ def add_record(
         rows.add(text, reason=Reason.LABEL_NOT_UNICODE)
     else:
         rows.add(text, label=clean(named), id=name_of(id), license=name_of(license))
+
+
+def _shown(value: Any) -> str:
+    """The start of what is no text, or its kind where it is nested deeper than Python writes."""
+    try:
+        return str(value)[:1000]
+    except RecursionError:
+        return type(value).__name__
 
 
 def _label(value: Any) -> str | None:

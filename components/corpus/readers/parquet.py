@@ -42,7 +42,7 @@ def read_parquet(unit: Unit, columns: Columns, limits: ReadLimits) -> Iterator[R
         # pages one by one, not whole column chunks: hence a buffer
         with pq.ParquetFile(stream, read_dictionary=measured, buffer_size=CHUNK_BYTES) as parquet:
             for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
-                yield from table.batches([batch.column(name) for name in names])
+                yield from table.batches([batch.column(batch.schema.names.index(name)) for name in names])
         num_claimed = sum(metadata.row_group(group).num_rows for group in groups)
         if table.rows.num_rows != num_claimed:
             raise DataError(

@@ -47,6 +47,13 @@ def _parquet(texts: pa.Array, **options: object) -> bytes:
     return sink.getvalue()
 
 
+def _two_columns() -> bytes:
+    """Two columns of one name; the first counts."""
+    sink = io.BytesIO()
+    pq.write_table(pa.table([pa.array(["good"]), pa.array(["other"])], names=["text", "text"]), sink)
+    return sink.getvalue()
+
+
 def _arrow(texts: pa.Array, compression: str | None = None, *, stream: bool = False) -> bytes:
     sink = io.BytesIO()
     batch = pa.record_batch({"text": texts})
@@ -115,6 +122,12 @@ HOSTILE = [
     Hostile("nul.txt", lambda: b"a\0b\n\0\0\0\ngood\n", {"": 3}),
     Hostile("nul.jsonl", lambda: b'{"text": "a\0b"}\n\0\0\n{"text": "a\\u0000b"}\n', {"not_json": 2, "": 1}),
     Hostile("surrogates.jsonl", lambda: _SURROGATE, {"text_not_unicode": 1, "": 1}),
+    Hostile(
+        "deep_text.jsonl",
+        lambda: b'{"text": ' + b"[" * 1015 + b"]" * 1015 + b"}\n" + GOOD,
+        {"text_not_a_string": 1, "": 1},
+    ),
+    Hostile("two_columns.parquet", _two_columns, {"": 1}),
     Hostile("deep.jsonl", lambda: _DEEP + b"[" * 100_000 + b"\n" + GOOD, {"not_json": 2, "": 1}),
     Hostile(
         "kinds.jsonl", lambda: b'[1]\n"x"\n3\nnull\nnope\n{}\n', {"not_an_object": 4, "not_json": 1, "text_missing": 1}
