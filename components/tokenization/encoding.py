@@ -100,12 +100,10 @@ def write_token_unit(task: EncodeTask, encoding: Encoding, path: Path) -> None:
     """Tokenizes; writes an Arrow file with a row a document: `id` (16 bytes) and `tokens` (special ones included)."""
     schema = token_unit_schema(encoding.vocab_size)
     with pq.ParquetFile(task.path) as parquet, pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
-        groups = list(range(task.first_group, task.first_group + task.num_groups))
-        batches = parquet.iter_batches(
-            batch_size=BATCH_DOCUMENTS, row_groups=groups, columns=["id", "text"], use_threads=False
-        )
-        for batch in batches:
-            out.write_batch(_encoded(batch, encoding, schema))
+        for group in range(task.first_group, task.first_group + task.num_groups):
+            # One by one: a batch would else hold several, and a row group of long texts is 32 MiB.
+            for batch in parquet.iter_batches(BATCH_DOCUMENTS, [group], ["id", "text"], use_threads=False):
+                out.write_batch(_encoded(batch, encoding, schema))
 
 
 def token_unit_schema(vocab_size: int) -> pa.Schema:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from components.corpus.merge import CORPUS_SCHEMA
 from components.corpus.normalise import text_digest, text_id
 from components.tokenization.config import TokenizerConfig, TokenShardsConfig
-from components.tokenization.encoding import Encoding, documents, encode_tasks, num_copies, write_token_unit
+from components.tokenization.encoding import EncodeTask, Encoding, documents, encode_tasks, num_copies, write_token_unit
 from components.tokenization.shards import TokenShards
 from components.tokenization.special import read_special_ids
 from components.tokenization.step import make_token_shards, train_tokenizer
@@ -213,3 +213,23 @@ def test_special_tokens_in_a_text_are_plain_characters(tmp_path: Path, make_cont
     assert found is not None
     tokens = found.column("tokens").to_pylist()
     assert all(row.count(3) == 1 and 4 not in row for row in tokens)
+
+
+def test_a_batch_of_texts_is_of_one_row_group(tmp_path: Path, make_context: Make) -> None:
+    """A unit of one compressed file may have any number of them, of 32 MiB of text each."""
+    corpus = tmp_path / "c"
+    write_corpus(corpus, {"train": {"u": [(f"text {number}", "s") for number in range(40)]}})
+    context = make_context("tokenizer")
+    train_tokenizer(TokenizerConfig(vocab_size=300), {"corpus": artifact("corpus", corpus)}, context)
+    folder = context.output / "tokenizer"
+    encoding = Encoding(tokenizer_path=str(folder / "tokenizer.json"), special=read_special_ids(folder), vocab_size=300)
+    (path,) = corpus.glob("train-*.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table, path, row_group_size=10)
+    task = EncodeTask(key="0" * 32, split="train", path=str(path), first_group=1, num_groups=3, num_bytes=1)
+    write_token_unit(task, encoding, tmp_path / "unit.arrow")
+    with pa.OSFile(str(tmp_path / "unit.arrow")) as source:
+        reader = pa.ipc.open_file(source)
+        assert [len(reader.get_batch(number)) for number in range(reader.num_record_batches)] == [10, 10, 10]
+        ids = [id_.hex() for id_ in reader.read_all().column("id").to_pylist()]
+    assert ids == table.column("id").to_pylist()[10:]
