@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.corpus.merge import UNITS_IN_FILE
@@ -122,24 +122,25 @@ def _encoded(batch: pa.RecordBatch, encoding: Encoding, schema: pa.Schema) -> pa
     tokens[end_T - 1] = encoding.special.eos
     tokens[inner] = flat
     lists = pa.LargeListArray.from_arrays(pa.array(np.append(0, end_T), pa.int64()), pa.array(tokens))
-    return pa.record_batch([pa.array(id_bytes(batch.column("id")), schema.field("id").type), lists], schema=schema)
+    return pa.record_batch([id_bytes(batch.column("id")), lists], schema=schema)
 
 
-def id_bytes(column: pa.Array | pa.ChunkedArray) -> list[bytes]:
+def id_bytes(column: pa.Array | pa.ChunkedArray) -> pa.FixedSizeBinaryArray:
     """Ids of 32 hex characters as 16 bytes."""
-    return [bytes.fromhex(id_) for id_ in column.to_pylist()]
+    text = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    binary = bytes.fromhex("".join(text.to_pylist()))
+    return pa.Array.from_buffers(pa.binary(ID_BYTES), len(text), [None, pa.py_buffer(binary)])
 
 
-def read_token_unit(path: Path, wanted: list[bytes]) -> pa.Table | None:
+def read_token_unit(path: Path, wanted: pa.FixedSizeBinaryArray) -> pa.Table | None:
     """The rows of the documents `wanted` (their ids, in the order in which they are there); None if one is missing."""
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_file(source).read_all()
-    ids = table.column("id").to_pylist()
-    if ids == wanted:
+    ids = table.column("id")
+    if ids.equals(pa.chunked_array([wanted])):
         return table
-    place = {id_: row for row, id_ in enumerate(ids)}
-    rows = [place.get(id_, -1) for id_ in wanted]
-    return None if -1 in rows else table.take(pa.array(rows, pa.int64()))
+    rows = pc.index_in(wanted, value_set=ids.combine_chunks())
+    return None if rows.null_count else table.take(rows)
 
 
 def num_copies(id_: bytes, weight: float) -> int:
@@ -155,13 +156,12 @@ def source_weights(corpus: Path) -> dict[str, float]:
     return {source["name"]: source["weight"] for source in told if source["num_rows_kept"]}
 
 
-def copies(ids: list[bytes], sources: list[str], weights: dict[str, float]) -> npt.NDArray[np.int64]:
+def copies(ids: pa.FixedSizeBinaryArray, sources: pa.ChunkedArray, weights: dict[str, float]) -> pa.Array:
     """How often each training document is packed."""
     if all(weight == 1 for weight in weights.values()):
-        return np.ones(len(ids), dtype=np.int64)
-    return np.array(
-        [num_copies(id_, weights[source]) for id_, source in zip(ids, sources, strict=True)], dtype=np.int64
-    )
+        return pa.array(np.ones(len(ids), dtype=np.int32))
+    pairs = zip(ids, sources, strict=True)
+    return pa.array((num_copies(id_.as_py(), weights[source.as_py()]) for id_, source in pairs), pa.int32())
 
 
 def documents(task: EncodeTask, path: Path, weights: dict[str, float]) -> pa.Table | None:
@@ -173,6 +173,5 @@ def documents(task: EncodeTask, path: Path, weights: dict[str, float]) -> pa.Tab
     if found is None:
         return None
     weighted = weights if task.split == "train" else dict.fromkeys(weights, 1.0)
-    number = copies(ids, told.column("source").to_pylist(), weighted)
     kept = {name: told.column(name) for name in ("num_bytes", "source")}
-    return pa.table({"tokens": found.column("tokens"), **kept, "copies": pa.array(number, pa.int32())})
+    return pa.table({"tokens": found.column("tokens"), **kept, "copies": copies(ids, kept["source"], weighted)})

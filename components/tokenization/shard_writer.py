@@ -77,13 +77,17 @@ class SplitWriter:
         self._files = _Files(folder, split, config.max_sequences_per_file)
 
     def add_table(self, table: pa.Table) -> None:
-        """Takes a table of `encoding.encode`; a document with n copies enters n times, one with 0 not at all."""
-        tokens = table.column("tokens").combine_chunks()
+        """Takes a table of `encoding.documents`; a document with n copies enters n times, one with 0 not at all."""
+        for batch in table.to_batches():  # one by one: a compressed file is one unit, of any size
+            self._add_batch(batch)
+
+    def _add_batch(self, batch: pa.RecordBatch) -> None:
+        tokens = batch.column("tokens")
         lengths = pc.list_value_length(tokens).to_numpy(zero_copy_only=False).astype(np.int64)
         flat = tokens.flatten().to_numpy(zero_copy_only=False)
-        num_bytes = table.column("num_bytes").to_numpy()
-        sources = pc.index_in(table.column("source"), value_set=self._names).to_numpy().astype(np.int64)
-        copies = table.column("copies").to_numpy()
+        num_bytes = batch.column("num_bytes").to_numpy()
+        sources = pc.index_in(batch.column("source"), value_set=self._names).to_numpy().astype(np.int64)
+        copies = batch.column("copies").to_numpy()
         if (copies != 1).any():
             rows = np.repeat(np.arange(len(lengths)), copies)
             starts = (np.cumsum(lengths) - lengths)[rows]

@@ -1,16 +1,19 @@
 """Peak memory from raw text to packed shards, all processes together, at two sizes of input.
 
-    python -m tests.benchmarks.corpus_memory CACHE [--megabytes 100 1000] [--file-megabytes 25 | --single-file]
+    python -m tests.benchmarks.corpus_memory CACHE [--megabytes 100 1000] [--file-megabytes 25 | --single-file [--gzip]]
 
 The steps `corpus` and `token_shards` run as in `corpus_speed.py`, in a process of their own that starts Ray. Five times
 a second the proportional set sizes (PSS, /proc/PID/smaps_rollup) of that process and of all below it are added up: the
 driver, Ray's own processes, workers, and the object store, of which every process that maps a page counts its part, so
 that nothing counts twice. The peak is the largest sum. Not in it: page cache, and peaks of under 0.2 s.
+
+A compressed file is one unit of work, whatever its size: `--single-file --gzip` is the hardest for memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import shutil
@@ -59,6 +62,15 @@ def sample(driver: int) -> Counter[str]:
     return found
 
 
+def compressed(path: Path, scratch: Path) -> Path:
+    """A file in `scratch` with what is in `path`."""
+    made = scratch / path.parent.name / f"{path.name}.gz"
+    made.parent.mkdir(exist_ok=True)
+    with path.open("rb") as source, gzip.open(made, "wb", compresslevel=1) as sink:
+        shutil.copyfileobj(source, sink, MIB)
+    return made
+
+
 def measure(settings: Mapping[str, Any], scratch: Path) -> tuple[Counter[str], dict[str, Any]]:
     """The sample with the largest sum, and what the side told.
 
@@ -95,6 +107,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--file-megabytes", type=int, default=25)
     parser.add_argument("--single-file", action="store_true")
+    parser.add_argument("--gzip", action="store_true")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--sequence-length", type=int, default=1024)
     parser.add_argument("--corpus", default="{}", help="more of CorpusConfig, as JSON")
@@ -110,7 +123,7 @@ def main() -> None:
         num_files = 1 if options.single_file else max(1, megabytes // options.file_megabytes)
         written = text.write(options.cache, megabytes * 1_000_000, num_files)
         settings = {
-            "files": [str(path) for path in written.files],
+            "files": [str(compressed(path, scratch) if options.gzip else path) for path in written.files],
             "tokenizer": str(make_tokenizer(options.cache, written.files)),
             "sequence_length": options.sequence_length,
             "num_processes": options.processes,

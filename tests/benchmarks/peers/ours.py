@@ -79,7 +79,7 @@ def main() -> None:
     work = Path(settings["work"])
     evaluation = task(work)
     tokenizer = Artifact(step="tokenizer", key="0" * 32, path=Path(settings["tokenizer"]).parent, metrics={})
-    pattern = str(Path(settings["files"][0]).parent / "part-*.jsonl")
+    pattern = str(Path(settings["files"][0]).parent / "part-*.jsonl*")
     config = CorpusConfig.model_validate({"sources": [{"path": pattern}], **settings["corpus"]})
     parts: dict[str, float] = {}
     started = time.perf_counter()
