@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -132,15 +134,18 @@ def id_bytes(column: pa.Array | pa.ChunkedArray) -> pa.FixedSizeBinaryArray:
     return pa.Array.from_buffers(pa.binary(ID_BYTES), len(text), [None, pa.py_buffer(binary)])
 
 
-def read_token_unit(path: Path, wanted: pa.FixedSizeBinaryArray) -> pa.Table | None:
-    """The rows of the documents `wanted` (their ids, in the order in which they are there); None if one is missing."""
-    with pa.memory_map(str(path)) as source:
-        table = pa.ipc.open_file(source).read_all()
-    ids = table.column("id")
-    if ids.equals(pa.chunked_array([wanted])):
-        return table
-    rows = pc.index_in(wanted, value_set=ids.combine_chunks())
-    return None if rows.null_count else table.take(rows)
+def find_rows(path: Path, wanted: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int64] | None:
+    """Rows of a token unit that hold the documents `wanted` (ids, in the order in which they are there).
+
+    Returns:
+        Ascending numbers; None if a document is missing.
+    """
+    with pa.memory_map(str(path)) as source:  # of a map only the ids are read
+        ids = pa.ipc.open_file(source).read_all().column("id")
+        if ids.equals(pa.chunked_array([wanted])):
+            return np.arange(len(wanted))
+        rows = pc.index_in(wanted, value_set=ids.combine_chunks())
+    return None if rows.null_count else rows.to_numpy().astype(np.int64)
 
 
 def num_copies(id_: bytes, weight: float) -> int:
@@ -164,14 +169,29 @@ def copies(ids: pa.FixedSizeBinaryArray, sources: pa.ChunkedArray, weights: dict
     return pa.array((num_copies(id_.as_py(), weights[source.as_py()]) for id_, source in pairs), pa.int32())
 
 
-def documents(task: EncodeTask, path: Path, weights: dict[str, float]) -> pa.Table | None:
+def documents(task: EncodeTask, path: Path, weights: dict[str, float]) -> Iterator[pa.Table] | None:
     """The documents of a task for `SplitWriter.add_table`: tokens, num_bytes, source, copies; None where the token unit
-    at `path` lacks one of them."""
+    at `path` lacks one of them. Some at a time: a compressed file is one unit, of any size."""
     told = task.read(["id", "num_bytes", "source"])
     ids = id_bytes(told.column("id"))
-    found = read_token_unit(path, ids)
-    if found is None:
+    rows = find_rows(path, ids)
+    if rows is None:
         return None
     weighted = weights if task.split == "train" else dict.fromkeys(weights, 1.0)
-    kept = {name: told.column(name) for name in ("num_bytes", "source")}
-    return pa.table({"tokens": found.column("tokens"), **kept, "copies": copies(ids, kept["source"], weighted)})
+    number = copies(ids, told.column("source"), weighted)
+    return _with_tokens(told.drop_columns("id").append_column("copies", number), path, rows)
+
+
+def _with_tokens(told: pa.Table, path: Path, rows: npt.NDArray[np.int64]) -> Iterator[pa.Table]:
+    """`told`, whose documents are `rows` of the token unit, with the column `tokens`, a batch of the unit at a time."""
+    start = first = 0
+    with pa.OSFile(str(path)) as source:  # a map would hold every page that was read
+        reader = pa.ipc.open_file(source)
+        for number in range(reader.num_record_batches):
+            tokens = reader.get_batch(number).column("tokens")
+            num_rows = len(tokens)
+            last = int(np.searchsorted(rows, start + num_rows))
+            if last - first < num_rows:
+                tokens = tokens.take(pa.array(rows[first:last] - start))
+            yield told.slice(first, last - first).append_column("tokens", pa.chunked_array([tokens]))
+            start, first = start + num_rows, last

@@ -78,7 +78,7 @@ class SplitWriter:
 
     def add_table(self, table: pa.Table) -> None:
         """Takes a table of `encoding.documents`; a document with n copies enters n times, one with 0 not at all."""
-        for batch in table.to_batches():  # one by one: a compressed file is one unit, of any size
+        for batch in table.to_batches():
             self._add_batch(batch)
 
     def _add_batch(self, batch: pa.RecordBatch) -> None:

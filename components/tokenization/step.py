@@ -154,8 +154,9 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
     store = UnitStore(folder=context.units / UNITS, mirror=context.mirror, suffix=SUFFIX)
     num_made = 0
     reported = 0.0
-    for done, (task, table, is_new) in enumerate(_tokenized(tasks, encoding, store, weights)):
-        writers[task.split].add_table(table)
+    for done, (task, tables, is_new) in enumerate(_tokenized(tasks, encoding, store, weights)):
+        for table in tables:
+            writers[task.split].add_table(table)
         num_made += is_new
         if time.monotonic() - reported >= 1:
             reported = time.monotonic()
@@ -211,7 +212,7 @@ def make_token_shards(config: TokenShardsConfig, inputs: Mapping[str, Artifact],
 
 def _tokenized(
     tasks: Sequence[EncodeTask], encoding: Encoding, store: UnitStore, weights: dict[str, float]
-) -> Iterator[tuple[EncodeTask, pa.Table, bool]]:
+) -> Iterator[tuple[EncodeTask, Iterator[pa.Table], bool]]:
     """The documents of each task, in order, and whether they had to be tokenized."""
     from components.tokenization.distributed import make_token_units
     from components.tokenization.encoding import documents
@@ -226,9 +227,9 @@ def _tokenized(
     for task in tasks:
         path = next(made) if task.key in waiting else found[task.key]
         store.mirror.pull(path)
-        table = documents(task, path, weights)
-        if table is None:
+        tables = documents(task, path, weights)
+        if tables is None:
             raise FromzeroError(f"{path} lacks a document that it was made for; this is a bug: please report it")
-        yield task, table, task.key in waiting
+        yield task, tables, task.key in waiting
     for _ in made:  # to its end, which is when Ray Data says goodbye
         pass

@@ -211,7 +211,7 @@ def test_special_tokens_in_a_text_are_plain_characters(tmp_path: Path, make_cont
     write_token_unit(task, encoding, tmp_path / "unit.arrow")
     found = documents(task, tmp_path / "unit.arrow", WEIGHTS)
     assert found is not None
-    tokens = found.column("tokens").to_pylist()
+    tokens = pa.concat_tables(found).column("tokens").to_pylist()
     assert all(row.count(3) == 1 and 4 not in row for row in tokens)
 
 
@@ -233,3 +233,16 @@ def test_a_batch_of_texts_is_of_one_row_group(tmp_path: Path, make_context: Make
         assert [len(reader.get_batch(number)) for number in range(reader.num_record_batches)] == [10, 10, 10]
         ids = [id_.hex() for id_ in reader.read_all().column("id").to_pylist()]
     assert ids == table.column("id").to_pylist()[10:]
+    left = [rows for rows in range(10, 40) if not 20 <= rows < 30 and rows not in (10, 17, 39)]
+    pq.write_table(table.take(left), path)  # a whole batch has gone, and the first, one between and the last of others
+    found = documents(replace(task, first_group=0, num_groups=1), tmp_path / "unit.arrow", WEIGHTS)
+    assert found is not None
+    tables = list(found)
+    assert [len(some) for some in tables] == [8, 0, 9]
+    told = pa.concat_tables(tables)
+    encoder = Tokenizer.from_file(encoding.tokenizer_path)
+    expected = [encoder.encode(f"text {number}").ids for number in left]
+    assert told.column("tokens").to_pylist() == expected
+    assert told.column("num_bytes").to_pylist() == [len(f"text {number}") for number in left]
+    pq.write_table(table, path)
+    assert documents(replace(task, first_group=0, num_groups=1), tmp_path / "unit.arrow", WEIGHTS) is None
