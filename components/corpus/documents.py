@@ -28,6 +28,7 @@ from components.corpus.minhash import band_shape, bands
 from components.corpus.ngrams import ngrams, words
 from components.corpus.normalise import ID_BYTES, clean, cleaned_digest, collapsed_digest, is_unicode, unit_interval
 from components.corpus.readers import read_batches
+from components.corpus.rejects import ALL_KEPT, MAX_KEPT_PER_REASON
 from components.corpus.rows import Columns, Document, ReadLimits, Reason, Row, RowBatch, excerpt
 from components.corpus.units import Unit
 from infra.errors import DataError, FromzeroError, StorageError
@@ -35,7 +36,6 @@ from infra.errors import DataError, FromzeroError, StorageError
 FACTS = b"fromzero"
 GROUP_ROWS = 1 << 14
 GROUP_BYTES = 1 << 25
-MAX_SHOWN_PER_REASON = 10_000
 UNIT_SCHEMA = pa.schema(
     {
         "row": pa.int64(),
@@ -243,7 +243,7 @@ def _to_show(table: pa.Table, dropped: Counter[str]) -> pa.Table:
     chosen: list[int] = []
     for position, reason in enumerate(table.column("reason").to_pylist()):
         dropped[reason] += 1
-        if dropped[reason] <= MAX_SHOWN_PER_REASON:
+        if dropped[reason] <= MAX_KEPT_PER_REASON or reason in ALL_KEPT:
             chosen.append(position)
     return table.take(pa.array(chosen, pa.int64()))
 

@@ -2,7 +2,7 @@
 
 Both artifacts, `task` and `corpus`, write it, with the columns source, file (its name without folders, so that the same
 data in two places give the same bytes), row, reason, excerpt, detail (the evaluation text that a document overlaps
-with). Of documents that overlap with an evaluation set all are kept.
+with). Of documents in an evaluation set, or that overlap with one, all are kept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_KEPT_PER_REASON = 10_000
 REJECT_SCHEMA = pa.schema(
     {"source": pa.string(), "file": pa.string(), "row": pa.int64(), "reason": pa.string(), "excerpt": pa.string()}
 ).append(pa.field("detail", pa.string()))
-_ALL_KEPT = (Reason.IN_EVALUATION_SET, Reason.OVERLAPS_EVALUATION)
+ALL_KEPT = (Reason.IN_EVALUATION_SET, Reason.OVERLAPS_EVALUATION)
 
 
 class RejectLog:
@@ -35,7 +35,7 @@ class RejectLog:
     def add(self, source: str, file: str, row: int, reason: str, text: str, detail: str | None = None) -> None:
         """Counts one row; `text` is cut to an excerpt."""
         self.counts[str(reason)] += 1
-        if self.counts[str(reason)] <= self._max_kept or reason in _ALL_KEPT:
+        if self.counts[str(reason)] <= self._max_kept or reason in ALL_KEPT:
             self._rows.append(
                 {
                     "source": source,
@@ -53,7 +53,7 @@ class RejectLog:
         for row in other._rows:
             reason = str(row["reason"])
             room[reason] = room.get(reason, self._max_kept) - 1
-            if room[reason] >= 0 or reason in _ALL_KEPT:
+            if room[reason] >= 0 or reason in ALL_KEPT:
                 self._rows.append(row)
         self.counts.update(other.counts)
 

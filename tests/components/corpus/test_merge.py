@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,6 +143,20 @@ def test_rejects_are_all_counted_and_some_kept(tmp_path: Path) -> None:
     log.reconcile(8, 3)
     with pytest.raises(FromzeroError, match="8 rows in are not 2 kept and 5 dropped"):
         log.reconcile(8, 2)
+
+
+def test_all_rows_of_evaluation_sets_are_listed(
+    tmp_path: Path, files: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "MAX_KEPT_PER_REASON", 2)
+    texts = [f"secret number {number}" for number in range(5)]
+    lines = [*texts, *[""] * 5, "something else", "and another"]
+    raw = [files.write(tmp_path / "a.txt", "\n".join(lines).encode())]
+    config = CorpusConfig(sources=[{"path": "a"}], validation_fraction=0.5)
+    _, metrics = merged(tmp_path / "out", config, raw, texts)
+    rows = Counter(row["reason"] for row in read(tmp_path / "out", "dropped.parquet"))
+    assert rows == {"in_evaluation_set": 5, "empty_text": 2}
+    assert metrics["dropped_in_evaluation_set"] == metrics["dropped_empty_text"] == 5
 
 
 @pytest.mark.parametrize("name", [".", "..", ".a", "a/b", "a b"])
