@@ -141,10 +141,7 @@ def find_rows(path: Path, wanted: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int
         Ascending numbers; None if a document is missing.
     """
     with pa.memory_map(str(path)) as source:  # of a map only the ids are read
-        ids = pa.ipc.open_file(source).read_all().column("id")
-        if ids.equals(pa.chunked_array([wanted])):
-            return np.arange(len(wanted))
-        rows = pc.index_in(wanted, value_set=ids.combine_chunks())
+        rows = pc.index_in(wanted, value_set=pa.ipc.open_file(source).read_all().column("id").combine_chunks())
     return None if rows.null_count else rows.to_numpy().astype(np.int64)
 
 

@@ -199,14 +199,19 @@ def test_an_existing_tokenizer_makes_shards_with_its_own_special_tokens(
         train_tokenizer(config, {"corpus": corpus}, context)
 
 
-def test_special_tokens_in_a_text_are_plain_characters(tmp_path: Path, make_context: Make) -> None:
-    texts = ["a text with </s> and <mask> in it", "another plain text"] * 20
-    write_corpus(tmp_path / "c", {"train": {"u": [(text, "s") for text in texts]}})
+def trained(corpus: Path, make_context: Make) -> Encoding:
     context = make_context("tokenizer")
-    train_tokenizer(TokenizerConfig(vocab_size=300), {"corpus": artifact("corpus", tmp_path / "c")}, context)
+    train_tokenizer(TokenizerConfig(vocab_size=300), {"corpus": artifact("corpus", corpus)}, context)
     folder = context.output / "tokenizer"
-    ids = read_special_ids(folder)
-    encoding = Encoding(tokenizer_path=str(folder / "tokenizer.json"), special=ids, vocab_size=300)
+    return Encoding(tokenizer_path=str(folder / "tokenizer.json"), special=read_special_ids(folder), vocab_size=300)
+
+
+def test_special_tokens_in_a_text_are_plain_characters(tmp_path: Path, make_context: Make) -> None:
+    texts = [
+        f"{start} {number}" for start in ("a text with </s> and <mask> in it", "plain text") for number in range(20)
+    ]
+    write_corpus(tmp_path / "c", {"train": {"u": [(text, "s") for text in texts]}})
+    encoding = trained(tmp_path / "c", make_context)
     (task,) = encode_tasks(tmp_path / "c", "train", encoding)
     write_token_unit(task, encoding, tmp_path / "unit.arrow")
     found = documents(task, tmp_path / "unit.arrow", WEIGHTS)
@@ -215,34 +220,45 @@ def test_special_tokens_in_a_text_are_plain_characters(tmp_path: Path, make_cont
     assert all(row.count(3) == 1 and 4 not in row for row in tokens)
 
 
-def test_a_batch_of_texts_is_of_one_row_group(tmp_path: Path, make_context: Make) -> None:
-    """A unit of one compressed file may have any number of them, of 32 MiB of text each."""
+@pytest.fixture
+def unit(tmp_path: Path, make_context: Make) -> tuple[EncodeTask, Encoding, Path]:
+    """Of 30 documents in three row groups, made from a corpus of 40."""
     corpus = tmp_path / "c"
     write_corpus(corpus, {"train": {"u": [(f"text {number}", "s") for number in range(40)]}})
-    context = make_context("tokenizer")
-    train_tokenizer(TokenizerConfig(vocab_size=300), {"corpus": artifact("corpus", corpus)}, context)
-    folder = context.output / "tokenizer"
-    encoding = Encoding(tokenizer_path=str(folder / "tokenizer.json"), special=read_special_ids(folder), vocab_size=300)
+    encoding = trained(corpus, make_context)
     (path,) = corpus.glob("train-*.parquet")
-    table = pq.read_table(path)
-    pq.write_table(table, path, row_group_size=10)
+    pq.write_table(pq.read_table(path), path, row_group_size=10)
     task = EncodeTask(key="0" * 32, split="train", path=str(path), first_group=1, num_groups=3, num_bytes=1)
     write_token_unit(task, encoding, tmp_path / "unit.arrow")
-    with pa.OSFile(str(tmp_path / "unit.arrow")) as source:
+    return task, encoding, tmp_path / "unit.arrow"
+
+
+def test_a_batch_of_texts_is_of_one_row_group(unit: tuple[EncodeTask, Encoding, Path]) -> None:
+    """A unit of one compressed file may have any number of them, of 32 MiB of text each."""
+    task, _, path = unit
+    with pa.OSFile(str(path)) as source:
         reader = pa.ipc.open_file(source)
         assert [len(reader.get_batch(number)) for number in range(reader.num_record_batches)] == [10, 10, 10]
         ids = [id_.hex() for id_ in reader.read_all().column("id").to_pylist()]
-    assert ids == table.column("id").to_pylist()[10:]
-    left = [rows for rows in range(10, 40) if not 20 <= rows < 30 and rows not in (10, 17, 39)]
-    pq.write_table(table.take(left), path)  # a whole batch has gone, and the first, one between and the last of others
-    found = documents(replace(task, first_group=0, num_groups=1), tmp_path / "unit.arrow", WEIGHTS)
+    assert ids == pq.read_table(task.path).column("id").to_pylist()[10:]
+
+
+def test_documents_that_have_gone_are_passed_over(unit: tuple[EncodeTask, Encoding, Path]) -> None:
+    task, encoding, path = unit
+    whole = replace(task, first_group=0, num_groups=1)
+    table = pq.read_table(task.path)
+    left = [*range(11, 17), *range(18, 20), *range(30, 39)]  # without a whole batch, and ends and a middle of others
+    pq.write_table(table.take(left), task.path)
+    found = documents(whole, path, WEIGHTS)
     assert found is not None
     tables = list(found)
     assert [len(some) for some in tables] == [8, 0, 9]
     told = pa.concat_tables(tables)
-    encoder = Tokenizer.from_file(encoding.tokenizer_path)
-    expected = [encoder.encode(f"text {number}").ids for number in left]
-    assert told.column("tokens").to_pylist() == expected
+    tokenizer = Tokenizer.from_file(encoding.tokenizer_path)
+    assert told.column("tokens").to_pylist() == [tokenizer.encode(f"text {number}").ids for number in left]
     assert told.column("num_bytes").to_pylist() == [len(f"text {number}") for number in left]
-    pq.write_table(table, path)
-    assert documents(replace(task, first_group=0, num_groups=1), tmp_path / "unit.arrow", WEIGHTS) is None
+
+
+def test_a_document_that_a_unit_lacks_is_told(unit: tuple[EncodeTask, Encoding, Path]) -> None:
+    task, _, path = unit
+    assert documents(replace(task, first_group=0, num_groups=1), path, WEIGHTS) is None
