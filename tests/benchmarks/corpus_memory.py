@@ -1,11 +1,12 @@
 """Peak memory from raw text to packed shards, all processes together, at two sizes of input.
 
-    python -m tests.benchmarks.corpus_memory CACHE [--megabytes 100 1000] [--file-megabytes 25 | --single-file [--gzip]]
+    python -m tests.benchmarks.corpus_memory CACHE [--megabytes 100 1000] [--rounds 3] [--single-file [--gzip]]
 
 The steps `corpus` and `token_shards` run as in `corpus_speed.py`, in a process of their own that starts Ray. Five times
 a second the proportional set sizes (PSS, /proc/PID/smaps_rollup) of that process and of all below it are added up: the
 driver, Ray's own processes, workers, and the object store, of which every process that maps a page counts its part, so
-that nothing counts twice. The peak is the largest sum. Not in it: page cache, and peaks of under 0.2 s.
+that nothing counts twice. The peak is the largest sum; it varies by 5 % from run to run, so sizes take turns and the
+median counts. Not in it: page cache, and peaks of under 0.2 s.
 
 A compressed file is one unit of work, whatever its size: `--single-file --gzip` is the hardest for memory.
 """
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--file-megabytes", type=int, default=25)
     parser.add_argument("--single-file", action="store_true")
     parser.add_argument("--gzip", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--sequence-length", type=int, default=1024)
     parser.add_argument("--corpus", default="{}", help="more of CorpusConfig, as JSON")
@@ -116,28 +118,48 @@ def main() -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     table = Table(title="Peak memory, MiB of PSS", title_justify="left", box=None)
-    for column in ("input, MB", "files", "peak", "growth", "driver", "workers", "Ray", "s", "steps, s"):
+    for column in (
+        "input, MB",
+        "files",
+        "peak",
+        "lowest",
+        "highest",
+        "growth",
+        "driver",
+        "workers",
+        "Ray",
+        "s",
+        "steps, s",
+    ):
         table.add_column(column, justify="right")
+    turns: dict[int, list[tuple[Counter[str], dict[str, Any]]]] = {megabytes: [] for megabytes in options.megabytes}
+    num_files = {size: 1 if options.single_file else max(1, size // options.file_megabytes) for size in turns}
+    for _ in range(options.rounds):
+        for megabytes, found in turns.items():
+            written = text.write(options.cache, megabytes * 1_000_000, num_files[megabytes])
+            settings = {
+                "files": [str(compressed(path, scratch) if options.gzip else path) for path in written.files],
+                "tokenizer": str(make_tokenizer(options.cache, written.files)),
+                "sequence_length": options.sequence_length,
+                "num_processes": options.processes,
+                "corpus": json.loads(options.corpus),
+            }
+            found.append(measure(settings, scratch))
     first, growth = 0, 0.0
-    for megabytes in options.megabytes:
-        num_files = 1 if options.single_file else max(1, megabytes // options.file_megabytes)
-        written = text.write(options.cache, megabytes * 1_000_000, num_files)
-        settings = {
-            "files": [str(compressed(path, scratch) if options.gzip else path) for path in written.files],
-            "tokenizer": str(make_tokenizer(options.cache, written.files)),
-            "sequence_length": options.sequence_length,
-            "num_processes": options.processes,
-            "corpus": json.loads(options.corpus),
-        }
-        peak, told = measure(settings, scratch)
+    for megabytes, found in turns.items():
+        ordered = sorted(found, key=lambda turn: turn[0].total())
+        peak, told = ordered[len(ordered) // 2]
         first = first or peak.total()
         growth = peak.total() / first - 1
+        lowest, highest = (f"{turn[0].total() / MIB:,.0f}" for turn in (ordered[0], ordered[-1]))
         cells = [f"{peak[name] / MIB:,.0f}" for name in ("driver", "workers", "Ray")]
         steps = ", ".join(f"{name} {seconds:.0f}" for name, seconds in told["parts"].items())
         table.add_row(
             str(megabytes),
-            str(num_files),
+            str(num_files[megabytes]),
             f"{peak.total() / MIB:,.0f}",
+            lowest,
+            highest,
             f"{growth:+.1%}",
             *cells,
             f"{told['seconds']:.0f}",
